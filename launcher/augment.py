@@ -1,0 +1,90 @@
+"""Augmentation of whole batches, on any device, drawn from `SampleRng`.
+
+Each function takes images as uint8 or float tensors of shape (N, C, H, W), changes no argument and
+returns the same shape, dtype and device. Sample i's result depends on its own draws only.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from launcher.data import Batch
+from launcher.rng import SampleRng
+
+
+def normalize(mean: Sequence[float], std: Sequence[float]) -> Callable[[Batch], Batch]:
+    """A `Data.prepare` that turns uint8 images into float32 ones: (image / 255 - mean) / std.
+
+    One mean and standard deviation for all channels, or one for each, of pixels in [0, 1].
+    """
+    scale = [1 / (255 * s) for s in std]
+    shift = [-m / s for m, s in zip(mean, std, strict=True)]
+    constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def prepare(batch: Batch) -> Batch:
+        image = batch["image"]
+        if image.device not in constants:
+            constants[image.device] = (
+                torch.tensor(scale, device=image.device).view(-1, 1, 1),
+                torch.tensor(shift, device=image.device).view(-1, 1, 1),
+            )
+        by, plus = constants[image.device]
+        return batch | {"image": torch.addcmul(plus, image.float(), by)}
+
+    return prepare
+
+
+def flip(image: Tensor, rng: SampleRng) -> Tensor:
+    """Mirror each image left to right with probability 1/2 (Krizhevsky, Sutskever, Hinton:
+    ImageNet Classification with Deep Convolutional Neural Networks, NIPS 2012, section 4.1)."""
+    mirrored = _on(rng.chance(0.5), image)
+    return torch.where(mirrored.view(-1, 1, 1, 1), image.flip(-1), image)
+
+
+def shift(image: Tensor, rng: SampleRng, most: int) -> Tensor:
+    """Move each image by up to `most` pixels in both directions, over zeros: the padded random
+    crop (He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016, section
+    4.2; Lee et al.: Deeply-Supervised Nets, AISTATS 2015)."""
+    if most == 0:
+        return image
+    down, right = rng.integers(0, 2 * most + 1), rng.integers(0, 2 * most + 1)
+    height, width = image.shape[-2:]
+    windows = F.pad(image, (most, most, most, most)).unfold(2, height, 1).unfold(3, width, 1)
+    sample = torch.arange(len(image), device=image.device)
+    # Of all the windows, a view, one for each sample is copied.
+    return windows.permute(0, 2, 3, 1, 4, 5)[sample, _on(down, image), _on(right, image)]
+
+
+def erase(
+    image: Tensor, rng: SampleRng, probability: float = 0.5,
+    area: tuple[float, float] = (0.02, 0.33), aspect: tuple[float, float] = (0.3, 3.3),
+    fill: int = 0,
+) -> Tensor:  # fmt: skip
+    """Fill one rectangle of each image with a constant, with the given probability (Zhong, Zheng,
+    Kang, Li, Yang: Random Erasing Data Augmentation, AAAI 2020, algorithm 1).
+
+    `area` is the rectangle's share of the image, `aspect` its height over its width, drawn
+    logarithmically; a rectangle that does not fit is cut at the image's size.
+    """
+    height, width = image.shape[-2:]
+    chosen = rng.chance(probability)
+    share = area[0] + rng.uniform() * (area[1] - area[0])
+    low, high = np.log(aspect[0]), np.log(aspect[1])
+    ratio = np.exp(low + rng.uniform() * (high - low))
+    tall = np.clip(np.rint(np.sqrt(share * height * width * ratio)), 1, height).astype(np.int64)
+    wide = np.clip(np.rint(np.sqrt(share * height * width / ratio)), 1, width).astype(np.int64)
+    top = np.floor(rng.uniform() * (height - tall + 1)).astype(np.int64)
+    left = np.floor(rng.uniform() * (width - wide + 1)).astype(np.int64)
+    row, column = np.arange(height), np.arange(width)
+    inside_rows = (row >= top[:, None]) & (row < (top + tall)[:, None]) & chosen[:, None]
+    inside_columns = (column >= left[:, None]) & (column < (left + wide)[:, None])
+    mask = _on(inside_rows, image)[:, None, :, None] & _on(inside_columns, image)[:, None, None, :]
+    return image.masked_fill(mask, fill)
+
+
+def _on(draws: np.ndarray, like: Tensor) -> Tensor:
+    """Draws, made on the host, on the device of the images."""
+    return torch.from_numpy(draws).to(like.device, non_blocking=True)

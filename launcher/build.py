@@ -1,0 +1,172 @@
+"""From a recipe and settings to everything that a run is made of, checked before the first step."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from launcher import recipe as recipes
+from launcher import rng, sources
+from launcher.data import Batch, Data, assemble
+from launcher.errors import RecipeError, SettingsError, did_you_mean, listed
+from launcher.plan import Plan
+from launcher.recipe import Loaded, Recipe
+from launcher.rng import SampleRng
+from launcher.settings import Hparams, RunSettings
+from launcher.strategy import World
+
+log = logging.getLogger("launcher")
+RESIDENT_SHARE = 0.25
+"""Of a device's free memory: what in-memory data may take under `resident=auto`."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of."""
+
+    loaded: Loaded
+    hparams: Hparams
+    settings: RunSettings
+    world: World
+    data: Data
+    model: nn.Module
+    optimizer: Optimizer
+    base_lrs: tuple[float, ...]
+    """Learning rate of each parameter group, before the schedule."""
+    plan: Plan
+    resident: bool
+
+    @property
+    def recipe(self) -> Recipe[Any]:
+        return self.loaded.recipe
+
+
+def build(
+    loaded: Loaded, hparams: Hparams, settings: RunSettings, world: World,
+    micro_batch_size: int | None = None,
+) -> Parts:  # fmt: skip
+    """Data, model, optimizer and plan, and one small batch through them in evaluation mode.
+
+    `micro_batch_size` is what an earlier attempt of this run took where the hyperparameters leave
+    it open; it is kept where it fits. The same hyperparameters give the same first weights in every process and on every device.
+    Raises RecipeError, DataError and SettingsError for what would fail later.
+    """
+    sources.folder.set(Path(settings.data_dir))
+    data: Data = recipes.call(loaded, "data", Data, hparams)
+    samples = len(data.train.source)
+    plan = Plan.of(hparams, samples, world.processes, world.devices)
+    if hparams.micro_batch_size is None and micro_batch_size is not None:
+        if hparams.batch_size % (micro_batch_size * world.processes * world.devices) == 0:
+            plan = replace(plan, micro_batch_size=micro_batch_size)
+    torch.manual_seed(rng.torch_seed(hparams.seed))
+    model: nn.Module = recipes.call(loaded, "model", nn.Module, hparams, data)
+    model = model.to(world.device)
+    optimizer: Optimizer = recipes.call(loaded, "optimizer", Optimizer, hparams, model)
+    _check_optimizer(loaded, model, optimizer)
+    recipes.call(loaded, "schedule", float, hparams, plan.progress(0))
+    resident = _resident(settings, data, world.device)
+    data = data.on(world.device, resident=resident)
+    names = preflight(loaded, data, model, world.device)
+    if settings.monitor not in names:
+        raise SettingsError(
+            f"monitor={settings.monitor} is no metric of this recipe: it has {', '.join(names)}."
+            f"{did_you_mean(settings.monitor, names)}"
+        )
+    base_lrs = tuple(float(group["lr"]) for group in optimizer.param_groups)
+    return Parts(loaded, hparams, settings, world, data, model, optimizer, base_lrs, plan, resident)
+
+
+def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device) -> list[str]:
+    """Two samples through data, model, loss and metrics; the names of the metrics it will have.
+
+    Raises RecipeError for an output that does not fit the classes: on a GPU the loss would only say
+    "device-side assert". The model is left as it was.
+    """
+    batches = {}
+    for part, split in (("train", data.train), ("test", data.test)):
+        index = np.arange(min(2, len(split.source)), dtype=np.int64)
+        try:
+            batches[part] = assemble(data, split, index, SampleRng(0, 0, index), device)
+        except Exception as error:
+            raise recipes.blame(loaded.path, error, f"making a {part} batch") from error
+    hook = model.register_forward_hook(_OutputCheck(loaded, data, batches["train"]))
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            loss = recipes.call(loaded, "loss", Tensor, model, batches["train"])
+            metrics = recipes.call(loaded, "metrics", dict, model, batches["test"])
+    finally:
+        hook.remove()
+        model.train(training)
+    _check_results(loaded, loss, metrics, batches["test"])
+    return [f"test/{name}" for name in metrics]
+
+
+class _OutputCheck:
+    """A forward hook: the logits must have one column for each class."""
+
+    def __init__(self, loaded: Loaded, data: Data, batch: Batch) -> None:
+        self.loaded = loaded
+        self.classes = len(data.classes)
+        self.shape = data.shape
+
+    def __call__(self, model: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        fits = isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == self.classes
+        if self.classes and isinstance(output, Tensor) and not fits:
+            raise RecipeError(
+                f"recipe.model in {self.loaded.path} gives an output of shape "
+                f"{tuple(output.shape)} for {len(output)} samples of shape {self.shape}, but the "
+                f"data has {self.classes} classes: it should be ({len(output)}, {self.classes})."
+            )
+
+
+def _check_results(loaded: Loaded, loss: Tensor, metrics: dict[str, Any], batch: Batch) -> None:
+    if loss.ndim != 0:
+        raise RecipeError(
+            f"recipe.loss in {loaded.path} must return one number, the mean over the micro-batch; "
+            f"it returned shape {tuple(loss.shape)}."
+        )
+    samples = len(next(iter(batch.values())))
+    for name, values in metrics.items():
+        if not isinstance(values, Tensor) or values.shape != (samples,):
+            what = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise RecipeError(
+                f"recipe.metrics in {loaded.path} must return one number per sample; {name!r} is "
+                f"{what} for {samples} samples."
+            )
+
+
+def _check_optimizer(loaded: Loaded, model: nn.Module, optimizer: Optimizer) -> None:
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    if not trained:
+        raise RecipeError(f"recipe.model in {loaded.path} has no parameter that can be trained.")
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    own = {id(p): name for name, p in model.named_parameters()}
+    if foreign := held - own.keys():
+        raise RecipeError(
+            f"recipe.optimizer in {loaded.path} holds {len(foreign)} tensors that are no "
+            f"parameters of the model it was given."
+        )
+    if missing := [own[key] for key in own if key in trained - held]:
+        log.warning("the optimizer leaves out %s: they keep their first values", listed(missing))
+
+
+def _resident(settings: RunSettings, data: Data, device: torch.device) -> bool:
+    """Whether in-memory sources are kept on the device."""
+    size = sum(int(getattr(s.source, "nbytes", 0)) for s in (data.train, data.test))
+    if device.type == "cpu" or not size:
+        if settings.resident is True and not size:
+            raise SettingsError("resident=true: this data is not in memory. Leave resident out.")
+        return False
+    if settings.resident != "auto":
+        return settings.resident
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return size <= RESIDENT_SHARE * free

@@ -1,0 +1,253 @@
+"""Checkpoints: what training changed, in one folder that is whole or not there.
+
+    step-000000000980/  model.safetensors  optimizer.safetensors  state.json  manifest.json  COMMIT
+
+A save writes a hidden folder beside the final one, hashes and syncs every file, then the manifest
+of the hashes, then COMMIT with the manifest's own hash, then the folder, and only then renames it
+and syncs the parent. So a name `step-...` means a complete checkpoint after a kill or a power cut,
+and the hashes find what the disk has changed since. Old checkpoints go last, by way of another
+rename. No pickle: tensors as safetensors, the rest as JSON; reading one runs no code.
+"""
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_of
+from safetensors.torch import save as bytes_of
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from launcher import storage
+from launcher.errors import CheckpointError, StorageError, listed
+
+FORMAT = 1
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_STEP = re.compile(r"step-(\d{12})")
+_MOST_JSON = 1 << 26
+_EMPTY = "__none__"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose every byte was checked."""
+
+    step: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def folder_of(run: Path, step: int) -> Path:
+    return run / f"step-{step:012d}"
+
+
+def steps(run: Path) -> list[int]:
+    """The steps of the checkpoints in a run folder, ascending, by name alone."""
+    found = [_STEP.fullmatch(name) for name in storage.names(run)]
+    return sorted(int(match[1]) for match in found if match and (run / match[0]).is_dir())
+
+
+def save(
+    run: Path, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
+) -> None:
+    """Write the checkpoint of one step; when this returns it is durable. Raises StorageError."""
+    contents = {
+        "model.safetensors": bytes_of(_on_host(model.state_dict())),
+        "optimizer.safetensors": bytes_of(_on_host(_slots(model, optimizer)) or _nothing()),
+        "state.json": _json(dict(state) | {"step": step}),
+    }
+    manifest = _json({
+        "format": FORMAT,
+        "step": step,
+        "files": {
+            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for name, data in contents.items()
+        },
+    })  # fmt: skip
+    contents["manifest.json"] = manifest
+    contents["COMMIT"] = hashlib.sha256(manifest).hexdigest().encode()
+    temporary = run / f".tmp-{step:012d}-{secrets.token_hex(8)}"
+    try:
+        storage.make_folder(temporary)
+        for name, data in contents.items():
+            storage.create(temporary / name, data)
+        storage.sync_folder(temporary)
+        final = folder_of(run, step)
+        if final.exists():  # the run was restored before this step because it did not check out
+            storage.rename(final, run / f".bad-{final.name}-{secrets.token_hex(4)}")
+        storage.rename(temporary, final)
+    except StorageError:
+        storage.remove(temporary)
+        raise
+
+
+def prune(run: Path, keep: int, pinned: Iterable[int] = ()) -> None:
+    """Remove all but the newest `keep` checkpoints and the pinned ones, and what a crash left."""
+    all_steps = steps(run)
+    for step in set(all_steps[:-keep]) - set(pinned):
+        trash = run / f".trash-{step:012d}-{secrets.token_hex(4)}"
+        storage.rename(folder_of(run, step), trash)
+        storage.remove(trash)
+
+
+def tidy(run: Path) -> None:
+    """Remove unfinished and half-deleted folders. Only for the owner of the run's lock."""
+    for name in storage.names(run):
+        if name.startswith((".tmp-", ".trash-")):
+            storage.remove(run / name)
+
+
+def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and a sentence for each newer one that is not.
+
+    Raises CheckpointError when there are checkpoints and none is whole.
+    """
+    skipped: list[str] = []
+    for step in reversed(steps(run)):
+        try:
+            return read(run, step), skipped
+        except CheckpointError as error:
+            skipped.extend(error.problems)
+    if skipped:
+        raise CheckpointError(
+            *skipped, f"No checkpoint in {run} is whole: nothing was changed. Restore one from a "
+            f"copy, or give --fresh to start again beside them.",
+        )  # fmt: skip
+    return None, skipped
+
+
+def read(run: Path, step: int) -> Checkpoint:
+    """Read and check one checkpoint. Raises CheckpointError with what is wrong with it.
+
+    What is hashed and what is parsed are the same bytes, so nothing can change in between.
+    """
+    folder = folder_of(run, step)
+    try:
+        manifest = storage.read(folder / "manifest.json", most=_MOST_JSON)
+        commit = storage.read(folder / "COMMIT", most=64)
+        if hashlib.sha256(manifest).hexdigest().encode() != commit:
+            raise CheckpointError(f"{folder.name}: manifest.json is not the one that COMMIT names.")
+        listed_files = _checked_manifest(manifest, folder, step)
+        contents = {}
+        for name, entry in listed_files.items():
+            data = storage.read(folder / name, most=entry["bytes"])
+            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                raise CheckpointError(f"{folder.name}: {name} was changed or cut short.")
+            contents[name] = data
+        optimizer = tensors_of(contents["optimizer.safetensors"])
+        optimizer.pop(_EMPTY, None)
+        state = json.loads(contents["state.json"])
+        return Checkpoint(step, tensors_of(contents["model.safetensors"]), optimizer, state)
+    except StorageError as error:
+        raise CheckpointError(f"{folder.name}: {error}") from error
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder.name}: {type(error).__name__}: {error}.") from error
+
+
+def _checked_manifest(manifest: bytes, folder: Path, step: int) -> dict[str, dict[str, Any]]:
+    document = json.loads(manifest)
+    if document.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder.name}: has format {document.get('format')}, this launcher reads {FORMAT}."
+        )
+    files: dict[str, dict[str, Any]] = document["files"]
+    if document["step"] != step or sorted(files) != sorted(FILES):
+        raise CheckpointError(f"{folder.name}: manifest.json belongs to another checkpoint.")
+    return files
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+    """Load weights and optimizer state in place, by parameter name.
+
+    Raises CheckpointError with the first ten differences when names, shapes or dtypes are not those
+    that the recipe built. Nothing is changed then.
+    """
+    own = model.state_dict()
+    differences = list(_differences(own, checkpoint.model))
+    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    names = set(name_of.values())
+    slots: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in checkpoint.optimizer.items():
+        name, _, slot = key.rpartition("/")
+        if name not in names:
+            differences.append(f"optimizer state of {name}: the recipe has no such parameter")
+        slots.setdefault(name, {})[slot] = tensor
+    if differences:
+        raise CheckpointError(
+            f"step-{checkpoint.step:012d} does not fit the model that the recipe builds: "
+            f"{listed(differences)}. Give another name= to train the new model."
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(checkpoint.model[name])
+    for group in optimizer.param_groups:
+        on_device = bool(group.get("fused") or group.get("capturable"))
+        for parameter in group["params"]:
+            values = slots.get(name_of.get(parameter, ""), {})
+            for slot, value in values.items():
+                optimizer.state[parameter][slot] = _beside(parameter, slot, value, on_device)
+
+
+def _beside(parameter: Tensor, slot: str, value: Tensor, on_device: bool) -> Tensor:
+    """A slot where the optimizer wants it: on the parameter's device and in its memory format; a
+    step count stays on the host unless the optimizer is fused or capturable, as torch has it."""
+    if slot == "step":
+        return value.to(parameter.device) if on_device else value
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _differences(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> Iterable[str]:
+    for name in sorted(own.keys() | saved.keys()):
+        if name not in saved:
+            yield f"{name} is not in the checkpoint"
+        elif name not in own:
+            yield f"{name} is not in the model"
+        elif (own[name].shape, own[name].dtype) != (saved[name].shape, saved[name].dtype):
+            yield (
+                f"{name} is {own[name].dtype} {tuple(own[name].shape)} in the model and "
+                f"{saved[name].dtype} {tuple(saved[name].shape)} in the checkpoint"
+            )
+
+
+def _slots(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's tensors as `parameter.name/slot`; parameter groups are the recipe's."""
+    slots = {}
+    for name, parameter in model.named_parameters():
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                slots[f"{name}/{slot}"] = value
+            elif value is not None:
+                raise CheckpointError(
+                    f"{type(optimizer).__name__} keeps {slot} of {name} as "
+                    f"{type(value).__name__}: only tensors can be saved."
+                )
+    return slots
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the host where needed; tied tensors are written twice, as safetensors asks."""
+    found: dict[str, Tensor] = {}
+    addresses = set()
+    for name, tensor in tensors.items():
+        host = tensor.detach().cpu().contiguous()
+        found[name] = host.clone() if host.data_ptr() in addresses else host
+        addresses.add(host.data_ptr())
+    return found
+
+
+def _nothing() -> dict[str, Tensor]:
+    return {_EMPTY: torch.zeros(0)}  # safetensors needs at least one tensor
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, allow_nan=False, indent=1).encode()

@@ -1,0 +1,125 @@
+"""The command line: what is asked for, checked before anything slow is imported."""
+
+import argparse
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from launcher import help, layers, launch, naming, settings
+from launcher.errors import BUG, INTERRUPTED, LauncherError, SettingsError, did_you_mean
+from launcher.request import Request
+
+VERBS = ("train", "show")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code (see `launcher.errors`)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    logging.getLogger("launcher").setLevel(logging.INFO)
+    try:
+        return _dispatch(given)
+    except LauncherError as error:
+        _refuse(error)
+        return error.code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BUG
+
+
+def _dispatch(given: list[str]) -> int:
+    verb = given.pop(0) if given and given[0] in VERBS else "train"
+    if not given or given[0] in ("-h", "--help") or "-h" in given or "--help" in given:
+        recipe = next((word for word in given if word.endswith(".py")), None)
+        help.show(verb, Path(recipe) if recipe else None)
+        return 0 if given else 2
+    request, as_json = parse(given)
+    if verb == "show":
+        from launcher.show import show  # torch comes with these, and only now
+
+        show(request, as_json=as_json)
+    else:
+        from launcher.run import execute
+
+        execute(request)
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise SettingsError(f"{message}. `launcher --help` lists what there is.")
+
+
+def parse(given: Sequence[str]) -> tuple[Request, bool]:
+    """Arguments after the verb. Raises SettingsError with everything that is wrong by now."""
+    parser = _Parser(prog="launcher", add_help=False, allow_abbrev=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--config", action="append", type=Path, default=[])
+    parser.add_argument("--resume", choices=("auto", "must", "never"), default="auto")
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--allow-change", action="append", default=[])
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    found = parser.parse_intermixed_args(given)
+    if not found.words:
+        raise SettingsError("no recipe is given: launcher RECIPE.py [key=value]...")
+    started = launch.read()
+    recipe = _recipe_path(found.words[0])
+    values = [entry for config in found.config for entry in layers.from_file(config)]
+    values += [layers.from_argument(word) for word in found.words[1:]]
+    for_run, rest = settings.split(values)
+    run_settings, origins = settings.resolve_run(for_run)
+    name = run_settings.name or naming.derive(recipe, found.config, rest)
+    return Request(
+        path=recipe,
+        folder=Path("checkpoints") / name,
+        settings=run_settings,
+        settings_from=origins,
+        given=rest,
+        launch=started,
+        resume=found.resume,
+        fresh=found.fresh,
+        allow_change=found.allow_change,
+        dry_run=found.dry_run,
+    ), found.json
+
+
+def _recipe_path(word: str) -> Path:
+    path = Path(word)
+    if path.suffix != ".py":
+        raise SettingsError(
+            f"{word!r} is neither a verb nor a recipe file: the verbs are {', '.join(VERBS)}, and a "
+            f"recipe ends in .py.{did_you_mean(word, VERBS)}"
+        )
+    if not path.is_file():
+        near = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []
+        there = f" In {path.parent} there are: {', '.join(near)}." if near else ""
+        raise SettingsError(f"there is no recipe file {word}.{did_you_mean(word, near) or there}")
+    if not os.access(path, os.R_OK):
+        raise SettingsError(f"the recipe file {word} cannot be read: check its permissions.")
+    return path
+
+
+def _refuse(error: LauncherError) -> None:
+    """Say it once, whatever the number of processes.
+
+    Most refusals are the same in all of them. The others give the first one time to speak; if it
+    fails in the same way the launcher ends them while they wait.
+    """
+    from launcher.screen import refuse
+
+    process = int(os.environ.get("RANK", "0"))
+    if type(error).__name__ == "RefusedElsewhere":
+        return
+    if process:
+        time.sleep(3)
+    if error.__cause__ is not None and error.code == 3:
+        traceback.print_exception(error.__cause__)
+    refuse(error, f"process {process}: " if process else "")

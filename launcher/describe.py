@@ -1,0 +1,142 @@
+"""A run in words: run.json, the start banner and the closing table."""
+
+import platform
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from launcher import record, settings
+from launcher.build import Parts
+from launcher.launch import hidden_config
+from launcher.request import Request
+from launcher.screen import Screen, shown
+from launcher.settings import Origins
+
+
+def run(
+    request: Request, parts: Parts, origins: Origins, identity: Mapping[str, Any], step: int
+) -> dict[str, Any]:
+    """The content of run.json: what the run is, and one entry for each attempt at it."""
+    before = record.read_json(request.folder / "run.json")
+    here = {
+        "processes": parts.world.processes,
+        "devices": parts.world.devices,
+        "device": device_name(parts.world.device),
+        "threads": parts.world.threads,
+        "micro_batch_size": parts.plan.micro_batch_size,
+        "precision": parts.world.precision,
+        "compile": parts.settings.compile,
+        "torch": torch.__version__,
+        "identity": dict(identity),
+    }
+    begun = {"from_step": step, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+             "host": socket.gethostname()}  # fmt: skip
+    attempts = [*before.get("attempts", []), begun | here] if step else [begun | here]
+    return {
+        "name": request.folder.name,
+        "recipe": str(request.path),
+        "identity": dict(identity),
+        "data": {"train": parts.data.train.source.fingerprint,
+                 "test": parts.data.test.source.fingerprint},
+        "hyperparameters": _with_origins(parts.hparams, origins),
+        "run_settings": _with_origins(parts.settings, request.settings_from),
+        "micro_batch_size": parts.plan.micro_batch_size,
+        "exact": all(_same(attempts[0], other) for other in attempts),
+        "attempts": attempts,
+        "versions": record.versions(),
+        "platform": platform.platform(),
+        "git": record.git_commit(request.path.resolve().parent),
+        "launched_by": request.launch.command,
+    }  # fmt: skip
+
+
+def _same(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two attempts compute the same bits."""
+    where = ("from_step", "at", "host")
+    return all(first[key] == other.get(key) for key in first if key not in where)
+
+
+def _with_origins(values: Any, origins: Origins) -> dict[str, dict[str, Any]]:
+    return {
+        key: {"value": value, "from": origins[key]}
+        for key, value in settings.as_json(values).items()
+    }
+
+
+def banner(screen: Screen, request: Request, parts: Parts, step: int) -> None:
+    """What is about to happen, in a dozen lines."""
+    plan, world, data = parts.plan, parts.world, parts.data
+    start = "fresh" if step == 0 else f"continues at step {step} of {plan.total_steps}"
+    screen.facts(
+        f"{request.folder.name}: {start}",
+        {
+            "model": f"{type(parts.model).__name__}, {parameters(parts):,} parameters",
+            "data": f"{plan.samples:,} training and {len(data.test.source):,} test samples of "
+            f"{' x '.join(map(str, data.shape))}, {len(data.classes)} classes"
+            + (", on the device" if parts.resident else ""),
+            "devices": devices(parts),
+            "plan": f"{plan.epochs} epochs x {plan.steps_per_epoch} steps of {plan.batch_size} = "
+            f"{plan.total_steps} steps; micro-batches of {plan.micro_batch_size}"
+            + (f" x {plan.accumulation}" if plan.accumulation > 1 else ""),
+            "workers": "0 (data in memory needs none)",
+            "folder": request.folder,
+        },
+    )
+    for sentence in remarks(parts, request):
+        screen.line(sentence)
+
+
+def devices(parts: Parts) -> str:
+    """`2 processes (DDP) on cpu, 1 thread each, precision no`."""
+    world = parts.world
+    count = {
+        "one process": "1 process",
+        "DDP": f"{world.processes} processes (DDP)",
+        "DataParallel": f"1 process, {world.devices} devices (DataParallel)",
+    }[world.kind]
+    threads = f"{world.threads} thread{'s' if world.threads > 1 else ''} each"
+    return f"{count} on {device_name(world.device)}, {threads}, precision {world.precision}"
+
+
+def remarks(parts: Parts, request: Request) -> list[str]:
+    """What a user might not expect."""
+    found = []
+    hidden = hidden_config()
+    if hidden and request.launch.command == "accelerate launch":
+        found.append(f"accelerate launch may have read {hidden}: --config_file says which is meant")
+    if parts.world.kind == "DataParallel":
+        found.append(
+            "several GPUs in one process: DDP is faster, accelerate launch --config_file "
+            "configs/machines/ddp.yaml -m launcher ..."
+        )
+    return found
+
+
+def closing(screen: Screen, request: Request) -> None:
+    """The result of a finished run, and what to do next."""
+    status = record.read_json(request.folder / "status.json")
+    scores, best = status["result"]["scores"], status["result"]["best"]
+    overall = {key: shown(key, value) for key, value in scores.items() if key.count("/") == 1}
+    monitor = request.settings.monitor
+    if best and monitor in best["scores"]:
+        value = shown(monitor, best["scores"][monitor])
+        overall["best"] = f"{monitor} {value} at step {best['step']}"
+    screen.facts(
+        f"{request.folder.name}: finished at step {status['step']}",
+        overall | {
+            "weights": request.folder / f"step-{status['step']:012d}" / "model.safetensors",
+            "next": "the same command shows this again; --fresh trains anew, name=... beside it",
+        },
+    )  # fmt: skip
+
+
+def parameters(parts: Parts) -> int:
+    return sum(p.numel() for p in parts.model.parameters())
+
+
+def device_name(device: torch.device) -> str:
+    """`NVIDIA H200` for a GPU, else the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,81 @@
+"""Exact averages over a split, on any number of processes.
+
+The split is cut into blocks that do not depend on the number of processes. Each process computes
+every n-th block and writes its samples' numbers at their places in one vector; adding the vectors of
+all processes adds nothing but zeros, so that every process ends with the same numbers, to the last
+bit those of one process alone. The last block is padded to full size, so that the model sees one
+shape, and the padding's numbers are dropped.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from launcher.data import Batch, Data, assemble
+from launcher.rng import SampleRng
+
+BLOCK: Final = 256
+"""Samples in one forward pass of an evaluation: a constant, so that no setting changes a score."""
+
+Metrics = Callable[[nn.Module, Batch], dict[str, Tensor]]
+Total = Callable[[Tensor], Tensor]
+
+
+def scores(
+    model: nn.Module, metrics: Metrics, data: Data, device: torch.device, *, seed: int,
+    process: int = 0, processes: int = 1, total: Total | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Every metric of every test sample, in the split's order: float32, (samples,), on the host.
+
+    `total` is the sum of a tensor over all processes. The model is left in the mode it was in.
+    """
+    samples = len(data.test.source)
+    block = min(BLOCK, samples)
+    found: dict[str, Tensor] = {}
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            # A process without a block computes the first one for its shape and keeps nothing.
+            for first in range(process * block, samples, processes * block) or (0,):
+                index = np.minimum(np.arange(first, first + block, dtype=np.int64), samples - 1)
+                batch = assemble(data, data.test, index, SampleRng(seed, 0, index), device)
+                mine = first // block % processes == process
+                real = min(block, samples - first) if mine else 0
+                for name, values in metrics(model, batch).items():
+                    place = found.setdefault(name, torch.zeros(samples, device=device))
+                    place[first : first + real] = values[:real]
+    finally:
+        model.train(training)
+    if total is not None and found:
+        summed = total(torch.stack([found[name] for name in sorted(found)]))
+        found = dict(zip(sorted(found), summed, strict=True))
+    return {name: values.cpu() for name, values in found.items()}
+
+
+def averages(found: dict[str, Tensor], data: Data) -> dict[str, float]:
+    """`test/<metric>` for each metric, and `test/accuracy/<class>` where there are classes.
+
+    A class without a test sample has no line.
+    """
+    line = {f"test/{name}": values.double().mean().item() for name, values in found.items()}
+    if data.classes and "accuracy" in found:
+        label = labels(data)
+        for number, name in enumerate(data.classes):
+            mine = found["accuracy"][label == number].double()
+            if len(mine):
+                line[f"test/accuracy/{name}"] = mine.mean().item()
+    return line
+
+
+def labels(data: Data) -> Tensor:
+    """The label of every test sample: int64, (samples,), on the host."""
+    source = data.test.source
+    parts = [
+        source[np.arange(first, min(first + BLOCK, len(source)), dtype=np.int64)]["label"].cpu()
+        for first in range(0, len(source), BLOCK)
+    ]
+    return torch.cat(parts)

@@ -1,0 +1,84 @@
+"""What `accelerate launch` and `torchrun` left in the environment, read before torch is imported.
+
+Several ways to start several processes start something else, in silence: one process, or several
+that each train alone. They are refused here, with the command that does it.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.errors import SettingsError
+
+ENGINES = {"FSDP": "FSDP", "DEEPSPEED": "DeepSpeed", "MEGATRON_LM": "Megatron-LM"}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How this process was started."""
+
+    process: int = 0
+    processes: int = 1
+    local_processes: int = 1
+    precision: str = "no"
+    """Of `accelerate launch --mixed_precision`."""
+    cpu: bool = False
+    """Whether `accelerate launch --cpu` asked for the CPU."""
+    command: str = "python"
+
+    @property
+    def is_main(self) -> bool:
+        return self.process == 0
+
+
+def read(environ: Mapping[str, str] = os.environ) -> Launch:
+    """How this process was started. Raises SettingsError for a start that would do something else
+    than it says."""
+    accelerated = "ACCELERATE_MIXED_PRECISION" in environ
+    for variable, engine in ENGINES.items():
+        if _true(environ.get(f"ACCELERATE_USE_{variable}", "")):
+            raise SettingsError(
+                f"accelerate launch was given a {engine} config, and {engine} is not supported. "
+                f"Use configs/machines/ddp.yaml (distributed_type: MULTI_GPU)."
+            )
+    if accelerated and "MASTER_PORT" in environ and "WORLD_SIZE" not in environ:
+        raise SettingsError(
+            "accelerate launch was asked for several processes on the CPU and started one: its "
+            "--cpu and distributed_type: MULTI_CPU do that. Use --config_file "
+            "configs/machines/cpu_2.yaml, or torchrun --nproc_per_node 2 -m launcher ..."
+        )
+    backend = environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no":
+        raise SettingsError(
+            f"accelerate launch was told to compile (dynamo_backend {backend}): take that out of "
+            f"its config; compiling is the run setting compile=."
+        )
+    precision = environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in ("no", "fp16", "bf16"):
+        raise SettingsError(
+            f"accelerate launch was told mixed_precision {precision}: no, fp16 and bf16 are "
+            f"supported."
+        )
+    torchrun = "TORCHELASTIC_RUN_ID" in environ
+    return Launch(
+        process=int(environ.get("RANK", 0)),
+        processes=int(environ.get("WORLD_SIZE", 1)),
+        local_processes=int(environ.get("LOCAL_WORLD_SIZE", 1)),
+        precision=precision,
+        cpu=_true(environ.get("ACCELERATE_USE_CPU", "")),
+        command="accelerate launch" if accelerated else "torchrun" if torchrun else "python",
+    )
+
+
+def hidden_config(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The user's Accelerate config, which `accelerate launch` reads when it is given none."""
+    cache = (
+        environ.get("HF_HOME") or Path(environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+    )
+    path = Path(cache).expanduser() / "accelerate" / "default_config.yaml"
+    return path if path.is_file() else None
+
+
+def _true(text: str) -> bool:
+    return text.lower() in ("1", "true", "yes", "on", "y", "t")

@@ -1,0 +1,149 @@
+"""The arithmetic of a run: which samples, in which step, in which micro-batch, in which process.
+
+The micro-batch is the unit. Its samples are a function of (seed, epoch, place in the epoch); the
+number of processes only decides who computes it. There is one stream of tickets for the whole run,
+without a pause or a state at an epoch's end, so that continuing at a step is starting there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+from launcher import rng
+from launcher.durations import parse
+from launcher.errors import SettingsError
+from launcher.rng import Int64s
+
+
+class Ticket(NamedTuple):
+    """The order for one forward pass of one process."""
+
+    step: int
+    epoch: int
+    number: int
+    """The micro-batch's place in its step, counted over all processes. With several devices in one
+    process the ticket covers the micro-batches `number` to `number + devices - 1`."""
+    index: Int64s
+    """Which samples: int64, shape (devices * micro_batch_size,)."""
+
+
+class Sizes(Protocol):
+    """The hyperparameters that a plan is made of."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def micro_batch_size(self) -> int | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Sizes of a run, checked: every quantity that the loop needs is a property of these."""
+
+    seed: int
+    epochs: int
+    samples: int
+    batch_size: int
+    micro_batch_size: int
+    processes: int = 1
+    devices: int = 1
+    """Devices within one process: more than one only under DataParallel."""
+
+    @classmethod
+    def of(cls, hparams: Sizes, samples: int, processes: int = 1, devices: int = 1) -> "Plan":
+        """The plan for these hyperparameters.
+
+        Raises SettingsError when the sizes do not divide, with the nearest sizes that do.
+        """
+        parts = processes * devices
+        batch, micro = hparams.batch_size, hparams.micro_batch_size
+        if batch > samples:
+            raise SettingsError(
+                f"batch_size={batch} is more than the {samples} training samples: "
+                f"an epoch would have no step. Give batch_size={samples} or less."
+            )
+        unit = parts * (micro or 1)
+        if micro is not None and micro > batch:
+            raise SettingsError(
+                f"micro_batch_size={micro} is more than batch_size={batch}. "
+                f"Give micro_batch_size={batch} or less, or leave it out."
+            )
+        if batch % unit:
+            each = f"micro-batches of {micro} on {_machines(parts)}" if micro else _machines(parts)
+            raise SettingsError(
+                f"batch_size={batch} cannot be split evenly over {each}: it must be a multiple "
+                f"of {unit}. The nearest sizes that fit: {_multiples(batch, unit, samples)}."
+            )
+        return cls(
+            seed=hparams.seed,
+            epochs=hparams.epochs,
+            samples=samples,
+            batch_size=batch,
+            micro_batch_size=micro or batch // parts,
+            processes=processes,
+            devices=devices,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch; the samples left over differ from epoch to epoch."""
+        return self.samples // self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches in one step, over all processes and devices."""
+        return self.batch_size // self.micro_batch_size
+
+    @property
+    def accumulation(self) -> int:
+        """Forward passes of one process in one step."""
+        return self.micro_batches // (self.processes * self.devices)
+
+    def progress(self, step: int) -> float:
+        """How far the run is in the middle of this step: in (0, 1)."""
+        return (step + 0.5) / self.total_steps
+
+    def batch(self, step: int) -> Int64s:
+        """The samples of one step: int64, shape (batch_size,)."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = _order(self.seed, epoch, self.samples)
+        return order[place * self.batch_size : (place + 1) * self.batch_size].copy()
+
+    def tickets(self, start: int = 0, process: int = 0) -> Iterator[Ticket]:
+        """What one process computes, from step `start` to the end of the run."""
+        stride = self.processes * self.devices
+        for step in range(start, self.total_steps):
+            micro_batches = self.batch(step).reshape(-1, self.micro_batch_size)
+            for number in range(process * self.devices, self.micro_batches, stride):
+                index = micro_batches[number : number + self.devices].reshape(-1)
+                yield Ticket(step, step // self.steps_per_epoch, number, index)
+
+    def steps(self, duration: str) -> int:
+        """A duration in steps, at least 1: `200` steps, `1 epoch`, `0.5 epochs`, `5 %` of the run."""
+        number, unit = parse(duration)
+        scale = {"step": 1.0, "epoch": self.steps_per_epoch, "%": self.total_steps / 100}[unit]
+        return max(1, round(number * scale))
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, samples: int) -> Int64s:
+    return rng.order(seed, epoch, samples)
+
+
+def _machines(parts: int) -> str:
+    return "1 process" if parts == 1 else f"{parts} processes or devices"
+
+
+def _multiples(size: int, unit: int, most: int) -> str:
+    below, above = size // unit * unit, (size // unit + 1) * unit
+    fits = [str(number) for number in (below, above) if 0 < number <= most]
+    return " and ".join(fits) or f"none (there are only {most} samples)"

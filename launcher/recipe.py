@@ -1,0 +1,176 @@
+"""A recipe: pure functions over typed hyperparameters, and how its file is loaded.
+
+A recipe is code and is run; nothing else that the launcher reads is.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from launcher.data import Batch, Data
+from launcher.errors import LauncherError, RecipeError, did_you_mean, listed
+from launcher.losses import cross_entropy
+from launcher.metrics import classification
+from launcher.settings import Hparams
+
+H = TypeVar("H", bound=Hparams)
+
+
+def constant(hparams: Hparams, progress: float) -> float:
+    """The schedule of a recipe that names none: the learning rate as it is."""
+    return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Generic[H]):
+    """What is learned, from what, and how. The launcher owns the loop; a recipe fills it."""
+
+    hparams: type[H]
+    data: Callable[[H], Data]
+    """Called first: the model may ask it for `classes` and `shape`."""
+    model: Callable[[H, Data], nn.Module]
+    optimizer: Callable[[H, nn.Module], Optimizer]
+    schedule: Callable[[H, float], float] = constant
+    """Progress in (0, 1) → factor on every group's learning rate."""
+    loss: Callable[[nn.Module, Batch], Tensor] = cross_entropy
+    """The mean over the micro-batch."""
+    metrics: Callable[[nn.Module, Batch], dict[str, Tensor]] = classification
+    """One number per sample, by name."""
+
+    def __post_init__(self) -> None:
+        problems = [*_wrong_hparams(self.hparams)]
+        for name, arguments in _ARGUMENTS.items():
+            problems += _wrong_signature(name, getattr(self, name), arguments)
+        if problems:
+            raise RecipeError(*problems)
+
+
+_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "data": ("hparams",),
+    "model": ("hparams", "data"),
+    "optimizer": ("hparams", "model"),
+    "schedule": ("hparams", "progress"),
+    "loss": ("model", "batch"),
+    "metrics": ("model", "batch"),
+}
+
+
+def _wrong_hparams(cls: object) -> list[str]:
+    if not (isinstance(cls, type) and issubclass(cls, Hparams)):
+        return [f"Recipe.hparams must be a subclass of Hparams, not {cls!r}."]
+    if "__dataclass_fields__" not in vars(cls):
+        return [f"{cls.__name__} must be decorated with @dataclass(frozen=True, kw_only=True)."]
+    return []
+
+
+def _wrong_signature(name: str, function: object, arguments: tuple[str, ...]) -> list[str]:
+    wanted = f"Recipe.{name} must be a function {name}({', '.join(arguments)})"
+    if not callable(function):
+        return [f"{wanted}, not {function!r}."]
+    try:
+        signature = inspect.signature(function)
+        signature.bind(*arguments)
+    except TypeError:
+        return [f"{wanted}; yours is {name}{signature}."]
+    except ValueError:  # a builtin without a signature: its call will tell
+        return []
+    return []
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A recipe with the file it came from."""
+
+    recipe: Recipe[Any]
+    path: Path
+    source: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.source).hexdigest()
+
+
+def load(path: Path) -> Loaded:
+    """Run a recipe file and take its `recipe`. Raises RecipeError with file and line.
+
+    The module's name is made from the path, and it is registered before it runs, as dataclasses
+    need; `sys.path` is left alone.
+    """
+    source = path.read_bytes()
+    digest = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
+    name = f"launcher_recipe_{path.stem}_{digest[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with _blamed(path, "the recipe"):
+        exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
+    return Loaded(_recipe_of(module, path), path, source)
+
+
+def _recipe_of(module: ModuleType, path: Path) -> Recipe[Any]:
+    found = getattr(module, "recipe", None)
+    if isinstance(found, Recipe):
+        return found
+    if found is None:
+        near = did_you_mean("recipe", [name for name in vars(module) if not name.startswith("_")])
+        raise RecipeError(f"{path} defines no `recipe = Recipe(...)`.{near}")
+    raise RecipeError(f"{path}: `recipe` must be a Recipe, not {type(found).__name__}.")
+
+
+def call(loaded: Loaded, name: str, kind: type[Any], *arguments: Any) -> Any:
+    """Call one of the recipe's functions. Raises RecipeError when it raises, or when what it
+    returns is no `kind`."""
+    with _blamed(loaded.path, f"recipe.{name}"):
+        result = getattr(loaded.recipe, name)(*arguments)
+    if isinstance(result, kind) and not (kind is float and isinstance(result, bool)):
+        return result
+    if kind is float and isinstance(result, int) and not isinstance(result, bool):
+        return float(result)
+    raise RecipeError(
+        f"recipe.{name} in {loaded.path} must return {kind.__name__}, "
+        f"but returned {type(result).__name__}."
+    )
+
+
+@contextmanager
+def _blamed(path: Path, what: str) -> Iterator[None]:
+    """Turn what a recipe's code raises into a RecipeError that says where; ours pass through."""
+    try:
+        yield
+    except LauncherError:
+        raise
+    except SyntaxError as error:
+        place = f"{error.filename}:{error.lineno}:{error.offset}"
+        raise RecipeError(f"{place}: {error.msg}.") from None
+    except SystemExit as error:
+        raise RecipeError(f"{what} in {path} ended the program with exit({error.code}).") from None
+    except Exception as error:
+        raise blame(path, error, what) from error
+
+
+def blame(path: Path, error: Exception, what: str) -> LauncherError:
+    """A refusal of ours as it is; else a RecipeError with the recipe's last line that was running."""
+    if isinstance(error, LauncherError):
+        return error
+    text = f"{type(error).__name__}: {error}".rstrip(".")
+    if isinstance(error, TypeError) and "Recipe.__init__()" in text:
+        fields = [field.name for field in dataclasses.fields(Recipe)]
+        unknown = text.rpartition("'")[0].rpartition("'")[2]
+        text += f".{did_you_mean(unknown, fields)} A Recipe has {listed(fields)}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    place = f"{path}:{lines[-1]}" if lines else str(path)
+    return RecipeError(f"{place}: {what} raised {text}.")

@@ -1,0 +1,169 @@
+"""The run folder's account of a run: recipe copy, run.json, status.json, metrics.jsonl.
+
+    checkpoints/cifar_resnet/
+      recipe.py      the file that ran
+      run.json       every setting with its origin, versions, devices, git commit
+      status.json    {"state": "running" | "finished" | "preempted" | "failed", "code", "reason", ...}
+      metrics.jsonl  one line per record
+      step-000000000980/ ...
+
+Only the main process writes, and only while it holds the folder's lock.
+"""
+
+import json
+import math
+import os
+import platform
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from launcher import storage
+from launcher.errors import CheckpointError, LockedError
+
+State = Literal["running", "finished", "preempted", "failed"]
+_MOST_JSON = 1 << 24
+
+
+class Record:
+    """A run folder that belongs to this process until `close`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make or open the folder and lock it. Raises LockedError when another process has it."""
+        storage.make_folder(folder)
+        self.folder = folder
+        self._lock = storage.Lock(folder / ".lock")
+        if not self._lock.acquire():
+            self._lock.release()
+            owner = read_json(folder / "owner.json")
+            raise LockedError(
+                f"the run folder {folder} is in use by process {owner.get('pid', '?')} on "
+                f"{owner.get('host', '?')} since {owner.get('since', '?')}. Wait for it, or give "
+                f"another name=."
+            )
+        since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        self._write(
+            "owner.json", {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        )
+        self._metrics: storage.Appender | None = None
+
+    def archive(self) -> Path | None:
+        """Move what an earlier run left to a folder beside, and start empty; returns that folder."""
+        left = [name for name in storage.names(self.folder) if name not in (".lock", "owner.json")]
+        left = [name for name in left if not name.startswith("archive-")]
+        if not left:
+            return None
+        place = self.folder / f"archive-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        storage.make_folder(place)
+        for name in left:
+            storage.rename(self.folder / name, place / name)
+        return place
+
+    def begin(self, recipe: bytes, run: Mapping[str, Any], records: int) -> float:
+        """Write what is known before the first step; the seconds that earlier attempts trained.
+
+        Of metrics.jsonl the first `records` lines are kept: what was written after the checkpoint
+        is written again. Raises CheckpointError when there are fewer.
+        """
+        path = self.folder / "metrics.jsonl"
+        lines = storage.read(path).splitlines(keepends=True) if path.exists() else []
+        if len(lines) < records:
+            raise CheckpointError(
+                f"{path} has {len(lines)} lines, but the checkpoint was written after {records}. "
+                f"Put the file back, or give --fresh to start again beside what is left."
+            )
+        kept = lines[:records]
+        storage.replace(self.folder / "recipe.py", recipe)
+        self._write("run.json", run)
+        self._metrics = storage.Appender(path, sum(map(len, kept)))
+        self.status("running")
+        return float(json.loads(kept[-1])["seconds"]) if kept else 0.0
+
+    def metrics(self, line: Mapping[str, float]) -> None:
+        """Append one record to metrics.jsonl; what is not finite becomes null."""
+        assert self._metrics is not None, "begin comes first"
+        valid = {k: v if math.isfinite(v) else None for k, v in line.items()}
+        self._metrics.write(json.dumps(valid).encode() + b"\n")
+
+    def sync(self) -> None:
+        """Make the metrics durable."""
+        assert self._metrics is not None, "begin comes first"
+        self._metrics.sync()
+
+    def status(
+        self, state: State, *, code: int = 0, reason: str = "", step: int | None = None,
+        committed: int | None = None, **result: object,
+    ) -> None:  # fmt: skip
+        """Write status.json whole. What is not given is kept from the last one, but the reason."""
+        before = read_json(self.folder / "status.json")
+        self._write("status.json", {
+            "state": state,
+            "code": code,
+            "reason": reason,
+            "step": before.get("step", 0) if step is None else step,
+            "last_committed_step":
+                before.get("last_committed_step") if committed is None else committed,
+            "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **result,
+        })  # fmt: skip
+
+    def finished(self, step: int, result: Mapping[str, object]) -> None:
+        """Note the result of a run that reached the end of its plan."""
+        self.status("finished", step=step, committed=step, result=result)
+
+    def failed(self, error: BaseException, code: int) -> None:
+        """Note why the run ended, if it had begun."""
+        if self._metrics is not None:
+            self.status("failed", code=code, reason=f"{error}" or type(error).__name__)
+
+    def close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+        self._lock.release()
+
+    def _write(self, name: str, document: Mapping[str, Any]) -> None:
+        data = json.dumps(document, indent=1, allow_nan=False).encode() + b"\n"
+        storage.replace(self.folder / name, data)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of ours, or {} when there is none. Raises CheckpointError when it is damaged."""
+    if not path.exists():
+        return {}
+    try:
+        document = json.loads(storage.read(path, most=_MOST_JSON))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}. Move it away.") from error
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no record. Move it away.")
+    return document
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, read without importing anything."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("accelerate-launcher", "torch", "accelerate", "numpy", "safetensors"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit of the folder's git checkout, with `+changes` when the tree is not clean."""
+    try:
+        ran = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes",
+             "--exclude=*"],
+            capture_output=True, text=True, timeout=5, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return ran.stdout.strip() or None if ran.returncode == 0 else None

@@ -1,0 +1,31 @@
+"""What the command line asked for, with everything checked that can be without torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from launcher.launch import Launch
+from launcher.layers import Given
+from launcher.settings import Origins, RunSettings
+
+Resume = Literal["auto", "must", "never"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command, for one recipe."""
+
+    path: Path
+    """The recipe file."""
+    folder: Path
+    """The run's folder, checkpoints/NAME."""
+    settings: RunSettings
+    settings_from: Origins
+    given: Sequence[Given]
+    """What may be hyperparameters: the recipe tells."""
+    launch: Launch
+    resume: Resume = "auto"
+    fresh: bool = False
+    allow_change: Sequence[str] = ()
+    dry_run: bool = False

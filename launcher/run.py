@@ -1,0 +1,172 @@
+"""One attempt at a run: from a recipe and settings to the closing table."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from launcher import checkpoint, describe, record, settings
+from launcher.build import Parts, build
+from launcher.data import First, Split
+from launcher.errors import BUG, INTERRUPTED, CheckpointError, LauncherError, did_you_mean
+from launcher.evaluate import BLOCK
+from launcher.layers import scalar
+from launcher.recipe import Loaded, load
+from launcher.record import Record
+from launcher.request import Request
+from launcher.screen import Screen, shown
+from launcher.settings import Hparams, Origins
+from launcher.strategy import connect
+from launcher.train import State, train
+
+
+def prepare(request: Request) -> tuple[Loaded, Hparams, Origins]:
+    """The recipe and its hyperparameters. Raises RecipeError and SettingsError."""
+    loaded = load(request.path)
+    hparams, origins = settings.resolve_hparams(loaded.recipe.hparams, request.given)
+    return loaded, hparams, origins
+
+
+def execute(request: Request) -> None:
+    """Train to the end of the plan, from where it is; of a finished run, show the result."""
+    loaded, hparams, origins = prepare(request)
+    screen = Screen(shown=request.launch.is_main)
+    identity = {"recipe": loaded.sha256, **settings.as_json(hparams)}
+    before = {} if request.dry_run else earlier(request, identity)
+    if before.get("finished"):
+        describe.closing(screen, request)
+        return
+    world = connect(request.launch, hparams, request.settings)
+    try:
+        parts = build(loaded, hparams, request.settings, world, before.get("micro_batch_size"))
+        if request.dry_run:
+            dry_run(parts, screen)
+        else:
+            attempt(request, parts, origins, identity, screen)
+    finally:
+        world.close()
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code for what ended a run."""
+    if isinstance(error, LauncherError):
+        return error.code
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else BUG
+
+
+def earlier(request: Request, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an earlier attempt left in the run folder, if this one may continue it, else {}.
+
+    Raises CheckpointError when it learned something else, or when it should not be there.
+    """
+    before = record.read_json(request.folder / "run.json")
+    if not before or request.fresh:
+        if request.resume == "must":
+            raise CheckpointError(f"--resume must: {request.folder} holds no run to continue.")
+        return {}
+    if request.resume == "never":
+        raise CheckpointError(
+            f"--resume never: {request.folder} holds a run. Give another name=, or --fresh to move "
+            f"it into an archive folder and start again."
+        )
+    changed = refuse_changes(request, before["identity"], identity)
+    status = record.read_json(request.folder / "status.json")
+    finished = status.get("state") == "finished" and not changed
+    return {**before, "finished": finished, "status": status}
+
+
+def refuse_changes(
+    request: Request, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> list[str]:
+    """The keys that differ and that --allow-change names.
+
+    Raises CheckpointError when the run would learn something else than in its earlier attempts.
+    """
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    for key in request.allow_change:
+        if key not in before.keys() | now.keys():
+            known = did_you_mean(key, now)
+            raise CheckpointError(f"--allow-change {key}: there is no such key.{known}")
+    if refused := [key for key in changed if key not in request.allow_change]:
+        differences = [
+            "the recipe file is another than it was"
+            if key == "recipe"
+            else f"{key} was {scalar(before.get(key))} and is now {scalar(now.get(key))}"
+            for key in refused
+        ]
+        allow = " ".join(f"--allow-change {key}" for key in changed)
+        raise CheckpointError(
+            f"the run in {request.folder} learns something else: {'; '.join(differences)}. Give "
+            f"another name= for a new run, --fresh to start this one again, or {allow} to go on "
+            f"with the change."
+        )
+    return changed
+
+
+def attempt(
+    request: Request, parts: Parts, origins: Origins, identity: Mapping[str, Any], screen: Screen
+) -> None:
+    """Take the run folder, restore what is there, train, and write the result."""
+    account: Record | None = None
+
+    def take() -> int:
+        nonlocal account
+        account = Record(request.folder)
+        return _newest_step(request, account, screen)
+
+    try:
+        state = _restored(request.folder, parts, parts.world.on_main(take))
+        seconds = 0.0
+        if account is not None:
+            run = describe.run(request, parts, origins, identity, state.step)
+            seconds = account.begin(parts.loaded.source, run, state.records)
+        describe.banner(screen, request, parts, state.step)
+        screen.start(parts.plan.total_steps, state.step)
+        state = train(parts, state, account, screen, seconds)
+        screen.stop()
+        if account is not None:
+            account.finished(state.step, {"scores": state.scores, "best": state.best})
+            describe.closing(screen, request)
+    except BaseException as error:
+        screen.stop()
+        if account is not None:
+            account.failed(error, exit_code(error))
+        raise
+    finally:
+        if account is not None:
+            account.close()
+
+
+def _newest_step(request: Request, account: Record, screen: Screen) -> int:
+    """With the folder locked: the step to continue from, 0 for the start."""
+    if request.fresh and (archive := account.archive()):
+        screen.line(f"the earlier run was moved to {archive}")
+    checkpoint.tidy(account.folder)
+    found, skipped = checkpoint.newest(account.folder)
+    for sentence in skipped:
+        screen.line(f"set aside: {sentence}")
+    if found is None and request.resume == "must":
+        raise CheckpointError(f"--resume must: {account.folder} holds no checkpoint.")
+    return 0 if found is None else found.step
+
+
+def _restored(folder: Path, parts: Parts, step: int) -> State:
+    """The state at a step, with weights and optimizer loaded; a fresh one for step 0."""
+    if step == 0:
+        return State()
+    found = checkpoint.read(folder, step)
+    checkpoint.restore(found, parts.model, parts.optimizer)
+    return State(**found.state)
+
+
+def dry_run(parts: Parts, screen: Screen) -> None:
+    """One step and one block of evaluation; nothing is left on disk."""
+    data, plan = parts.data, parts.plan
+    one_step = replace(plan, samples=plan.batch_size, epochs=1)
+    block = Split(First(data.test.source, BLOCK), data.test.transform)
+    state = train(
+        replace(parts, plan=one_step, data=replace(data, test=block)), State(), None, screen
+    )
+    scores = "  ".join(f"{key} {shown(key, value)}" for key, value in state.scores.items())
+    screen.line(f"dry run: one step and one evaluation of {len(block.source)} samples worked")
+    screen.line(scores)

@@ -1,0 +1,119 @@
+"""What a terminal shows, and what a log file gets instead. Only the main process shows anything."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from launcher.errors import LauncherError
+
+_BETWEEN_LINES = 5.0
+_BETWEEN_FRAMES = 0.1
+
+
+class Screen:
+    """Progress on a terminal, plain lines elsewhere, nothing at all when `shown` is false."""
+
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._live: Progress | None = None
+        self._task = TaskID(0)
+        self._printed = 0.0
+        self._drawn = 0.0
+
+    def facts(self, title: str, rows: Mapping[str, object]) -> None:
+        """A title and aligned rows: the start banner, the closing table."""
+        if not self._shown:
+            return
+        self._console.print(f"[bold]{escape(title)}[/bold]")
+        width = max(map(len, rows))
+        for key, value in rows.items():
+            self._console.print(f"[dim]{key.ljust(width)}[/dim]  {escape(str(value))}")
+
+    def line(self, text: str) -> None:
+        """One line that stays."""
+        if self._shown:
+            self._console.print(escape(text))
+
+    def start(self, total_steps: int, step: int) -> None:
+        """Begin to show progress."""
+        if self._shown and self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(), console=self._console, transient=True,
+                refresh_per_second=4,
+            )  # fmt: skip
+            self._live.start()
+            self._task = self._live.add_task("", total=total_steps, completed=step, text="")
+
+    def step(self, step: int, steps_per_epoch: int) -> None:
+        """A step is done. Cheap: it draws ten times a second at most."""
+        if self._live is None or (now := time.monotonic()) - self._drawn < _BETWEEN_FRAMES:
+            return
+        self._drawn = now
+        epoch, place = divmod(step, steps_per_epoch)
+        description = f"epoch {epoch + 1}  step {place}/{steps_per_epoch}"
+        self._live.update(self._task, completed=step, description=description)
+
+    def metrics(self, line: Mapping[str, float], total_steps: int) -> None:
+        """A record: an evaluation as a line that stays, training in the progress display, or as a
+        plain line every few seconds."""
+        if "train/loss" not in line:
+            overall = {key: value for key, value in line.items() if key.count("/") == 1}
+            text = "  ".join(f"{key} {shown(key, value)}" for key, value in overall.items())
+            self.line(f"epoch {line['epoch']:.4g}  step {line['step']}/{total_steps}  {text}")
+            return
+        text = (
+            f"loss {line['train/loss']:.4f}  lr {line['train/lr']:.4g}  "
+            f"{line['train/samples_per_s']:,.0f} samples/s  data wait {line['train/data_wait']:.0%}"
+        )
+        if self._live is not None:
+            self._live.update(self._task, text=text)
+        elif (now := time.monotonic()) - self._printed >= _BETWEEN_LINES:
+            self._printed = now
+            self.line(f"epoch {line['epoch']:.4g}  step {line['step']}/{total_steps}  {text}")
+
+    def stop(self) -> None:
+        """End the progress display; lines can still be written."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def shown(metric: str, value: float) -> str:
+    """A metric for people: accuracies in percent."""
+    return f"{value:.2%}".replace("%", " %") if "accuracy" in metric else f"{value:.4f}"
+
+
+def refuse(error: LauncherError, prefix: str = "") -> None:
+    """One box on standard error: what is wrong, and what to do."""
+    body = "\n".join(escape(problem) for problem in error.problems)
+    title = f"[bold red]{prefix}{error.title}[/bold red]"
+    console = Console(stderr=True, highlight=False)
+    with contextlib.suppress(BrokenPipeError):
+        console.print(
+            Panel(body, title=title, title_align="left", border_style="red", expand=False)
+        )
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """A table on standard output."""
+    grid = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        grid.add_column(column, overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        grid.add_row(*(escape(str(cell)) for cell in row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(grid)
+
+
+def text(words: str) -> None:
+    """Text on standard output, as it is."""
+    Console(highlight=False, soft_wrap=True).print(escape(words))

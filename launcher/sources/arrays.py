@@ -1,0 +1,128 @@
+"""Images in memory as one uint8 tensor: a micro-batch is one index operation."""
+
+import hashlib
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from launcher.data import Batch
+from launcher.errors import DataError
+from launcher.rng import Int64s
+
+
+class Arrays:
+    """A source of labelled images in memory, on the host or on a device."""
+
+    def __init__(
+        self, image: Tensor, label: Tensor, classes: tuple[str, ...], fingerprint: str | None = None
+    ) -> None:
+        """`image`: uint8, (N, C, H, W). `label`: int64, (N,), in [0, classes).
+
+        `fingerprint` is of the content, where it is known without reading it again. Raises
+        DataError when the parts do not fit together.
+        """
+        if image.dtype != torch.uint8 or image.ndim != 4 or len(image) == 0:
+            raise DataError(
+                f"images must be uint8 of shape (N, C, H, W), at least one; "
+                f"these are {image.dtype} of shape {tuple(image.shape)}."
+            )
+        if label.shape != image.shape[:1]:
+            raise DataError(f"{len(image)} images have {len(label)} labels: every image needs one.")
+        wrong = torch.nonzero((label < 0) | (label >= len(classes))).flatten()
+        if len(wrong):
+            first = int(wrong[0])
+            raise DataError(
+                f"sample {first} has label {int(label[first])}, but there are {len(classes)} "
+                f"classes, 0 to {len(classes) - 1} ({len(wrong)} samples have such labels)."
+            )
+        self.image = image
+        self.label = label
+        self.classes = classes
+        self.shape: tuple[int, ...] = tuple(image.shape[1:])
+        self._known = fingerprint
+
+    @classmethod
+    def of(
+        cls, image: NDArray[np.uint8], label: NDArray[np.integer], classes: tuple[str, ...],
+        fingerprint: str | None = None,
+    ) -> "Arrays":  # fmt: skip
+        """From numpy arrays; images without a channel dimension, (N, H, W), get one."""
+        if image.ndim == 3:
+            image = image[:, None]
+        pixels = torch.from_numpy(np.require(image, np.uint8, ["C", "W"]))
+        labels = torch.from_numpy(np.require(label, np.int64, ["C", "W"]))
+        return cls(pixels, labels, classes, fingerprint)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: Int64s) -> Batch:
+        where = torch.from_numpy(index).to(self.image.device, non_blocking=True)
+        return {
+            "image": self.image.index_select(0, where),
+            "label": self.label.index_select(0, where),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        if self._known is not None:
+            return self._known
+        digest = hashlib.sha256(repr((tuple(self.image.shape), self.classes)).encode())
+        digest.update(self.image.cpu().numpy())
+        digest.update(self.label.cpu().numpy())
+        return digest.hexdigest()
+
+    @property
+    def nbytes(self) -> int:
+        return self.image.nbytes + self.label.nbytes
+
+    def to(self, device: torch.device) -> "Arrays":
+        """The same source with its tensors on the device."""
+        if device == self.image.device:
+            return self
+        moved = self.image.to(device), self.label.to(device)
+        return Arrays(*moved, self.classes, self.fingerprint)
+
+    def fit(self, size: int | None, channels: int | None) -> "Arrays":
+        """The same images as size x size, with 1 or 3 channels; None leaves them as they are."""
+        image = _with_channels(_with_size(self.image, size), channels)
+        if image is self.image:
+            return self
+        shaped = None if self._known is None else f"{self._known}-{'x'.join(map(str, image.shape))}"
+        return Arrays(image, self.label, self.classes, shaped)
+
+
+def _with_size(image: Tensor, size: int | None) -> Tensor:
+    height, width = image.shape[-2:]
+    if size is None or (height, width) == (size, size):
+        return image
+    if height == width and size % height == 0:
+        times = size // height
+        return image.repeat_interleave(times, 2).repeat_interleave(times, 3)
+    if height <= size and width <= size:
+        top, left = (size - height) // 2, (size - width) // 2
+        return F.pad(image, (left, size - width - left, top, size - height - top))
+    resized = [
+        F.interpolate(part, (size, size), mode="bilinear", antialias=True)
+        for part in image.split(1024)  # in parts: interpolation works in float32
+    ]
+    return torch.cat(resized)
+
+
+def _with_channels(image: Tensor, channels: int | None) -> Tensor:
+    if channels is None or image.shape[1] == channels:
+        return image
+    if image.shape[1] == 1:
+        return image.repeat(1, channels, 1, 1)
+    if channels == 1 and image.shape[1] == 3:
+        # Luma of ITU-R BT.601, section 2.5.1.
+        weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+        grey = [(part * weights).sum(1, keepdim=True).round() for part in image.split(1024)]
+        return torch.cat(grey).to(torch.uint8)
+    raise DataError(
+        f"images with {image.shape[1]} channels cannot be given {channels}: use 1 or 3."
+    )

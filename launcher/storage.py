@@ -1,0 +1,227 @@
+"""Every open, write, fsync, rename and remove of a run: durable, private, and in one place.
+
+`Disk` is the whole surface towards the operating system. Tests put another one in its place and
+make any single call fail; everything above it turns an OSError into a StorageError that names the
+path. Files are 0600 and folders 0700.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from launcher.errors import StorageError
+
+FILE_MODE = 0o600
+FOLDER_MODE = 0o700
+
+
+class Disk:
+    """The calls that change or read the disk, one method each."""
+
+    def open(self, path: Path, flags: int) -> int:
+        return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        return os.write(descriptor, data)
+
+    def read(self, descriptor: int, size: int) -> bytes:
+        return os.read(descriptor, size)
+
+    def fsync(self, descriptor: int) -> None:
+        os.fsync(descriptor)
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        os.ftruncate(descriptor, size)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def rename(self, old: Path, new: Path) -> None:
+        os.rename(old, new)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def mkdir(self, path: Path) -> None:
+        os.mkdir(path, FOLDER_MODE)
+
+    def rmdir(self, path: Path) -> None:
+        os.rmdir(path)
+
+    def listdir(self, path: Path) -> list[str]:
+        return os.listdir(path)
+
+
+disk = Disk()
+
+
+@contextmanager
+def _explained(doing: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: " Free some space or give another place.",
+            errno.EDQUOT: " Your quota is used up: free some space.",
+            errno.EROFS: " The file system is read-only.",
+            errno.EACCES: " Check who owns the folder.",
+        }.get(error.errno or 0, "")
+        reason = error.strerror or str(error)
+        raise StorageError(f"could not {doing} {path}: {reason}.{advice}") from error
+
+
+def make_folder(path: Path) -> None:
+    """A folder and the ones above it; nothing happens to those that are there."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    with _explained("make the folder", path):
+        try:
+            disk.mkdir(path)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    with _explained("sync the folder", path), _opened(path, os.O_RDONLY | os.O_DIRECTORY) as folder:
+        disk.fsync(folder)
+
+
+def create(path: Path, data: bytes) -> None:
+    """Write a new file and make its content durable; the name is, after `sync_folder`."""
+    with _explained("write", path):
+        with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+            _write_all(file, data)
+            disk.fsync(file)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a small file so that a reader, or a crash, finds the old or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        create(temporary, data)
+        with _explained("write", path):
+            disk.rename(temporary, path)
+    except StorageError:
+        remove(temporary)
+        raise
+    sync_folder(path.parent)
+
+
+def read(path: Path, most: int = 1 << 40) -> bytes:
+    """A regular file's content, at most `most` bytes; no link, device or pipe is followed."""
+    with _explained("read", path), _opened(path, os.O_RDONLY | os.O_NONBLOCK) as file:
+        about = os.fstat(file)
+        if not stat.S_ISREG(about.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        if about.st_size > most:
+            raise OSError(
+                errno.EFBIG, f"it has {about.st_size} bytes, at most {most} were expected"
+            )
+        chunks = []
+        while chunk := disk.read(file, 1 << 24):
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+
+def rename(old: Path, new: Path) -> None:
+    """Give a file or a folder another name beside the old one, durably."""
+    with _explained("rename", old):
+        disk.rename(old, new)
+    sync_folder(new.parent)
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder, sorted; nothing if there is no folder."""
+    if not folder.is_dir():
+        return []
+    with _explained("list", folder):
+        return sorted(disk.listdir(folder))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all it holds, if it is there; links are not followed."""
+    with _explained("remove", path):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(mode):
+        disk.unlink(path)
+        return
+    for name in disk.listdir(path):
+        _remove(path / name)
+    disk.rmdir(path)
+
+
+class Appender:
+    """A file that only grows: one `write` call a line, so that a crash tears at most the last."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Open for appending, after cutting the file to `size` bytes."""
+        self.path = path
+        with _explained("open", path):
+            self._file = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            disk.truncate(self._file, size)
+        self.size = size
+
+    def write(self, data: bytes) -> None:
+        with _explained("write", self.path):
+            _write_all(self._file, data)
+        self.size += len(data)
+
+    def sync(self) -> None:
+        with _explained("sync", self.path):
+            disk.fsync(self._file)
+
+    def close(self) -> None:
+        disk.close(self._file)
+
+
+class Lock:
+    """An exclusive lock on a folder for as long as this process lives.
+
+    `lockf` and not `flock`: a forked loader worker inherits a `flock` and would keep it after its
+    parent was killed. The file is opened once; closing any other descriptor of it would unlock it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with _explained("lock", path):
+            self._file = disk.open(path, os.O_RDWR | os.O_CREAT)
+
+    def acquire(self, *, wait: bool = False) -> bool:
+        """True when the lock is ours; without `wait`, False when another process has it."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def release(self) -> None:
+        disk.close(self._file)
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = disk.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        disk.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[disk.write(descriptor, rest) :]

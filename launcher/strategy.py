@@ -1,0 +1,236 @@
+"""The processes and devices of a run, through Accelerate: one process, DataParallel, or DDP.
+
+Of Accelerate the launch, `Accelerator`, `prepare` of the model (and of the optimizer under fp16),
+`backward`, `no_sync`, `autocast` and `reduce` are used. Its loaders, schedulers and checkpoints are
+not: they would change which sample comes next.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from launcher.errors import DistributedError, LauncherError, SettingsError
+from launcher.launch import Launch
+from launcher.parallel import DataParallel
+from launcher.settings import Hparams, RunSettings
+
+Kind = Literal["one process", "DataParallel", "DDP"]
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that met, and what this one computes on."""
+
+    accelerator: Accelerator
+    kind: Kind
+    precision: str
+    """no, fp16 or bf16."""
+    devices: int
+    """Devices of this process: more than one only under DataParallel."""
+    threads: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
+    def process(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def processes(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    @property
+    def is_main(self) -> bool:
+        return self.process == 0
+
+    def prepare(
+        self, model: nn.Module, optimizer: Optimizer, *, sync_batchnorm: bool
+    ) -> tuple[nn.Module, Optimizer]:
+        """The model to train and what steps it. The optimizer is prepared for fp16's scaler only:
+        elsewhere its wrapper costs time and does nothing."""
+        if self.kind == "DataParallel":
+            dtype = torch.bfloat16 if self.precision == "bf16" else None
+            model = DataParallel(model, self.devices, dtype)
+        if sync_batchnorm and self.processes > 1:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if self.precision == "fp16":
+            wrapped, stepper = self.accelerator.prepare(model, optimizer)
+            return wrapped, stepper
+        return self.accelerator.prepare(model), optimizer
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """For a loss; under DataParallel it is opened inside the replicas."""
+        if self.precision == "no" or self.kind == "DataParallel":
+            return nullcontext()
+        return self.accelerator.autocast()
+
+    def inference(self) -> AbstractContextManager[object]:
+        """For the model itself, outside of training: elsewhere Accelerate has put autocast into its
+        `forward`."""
+        if self.precision == "no" or self.kind != "DataParallel":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def no_sync(self, wrapped: nn.Module) -> AbstractContextManager[object]:
+        """Backward without exchanging gradients, for all but a step's last micro-batch."""
+        return self.accelerator.no_sync(wrapped) if self.processes > 1 else nullcontext()
+
+    def backward(self, loss: Tensor, share: float) -> None:
+        """Add the gradient of `loss * share`. A loss that is not finite makes every gradient NaN,
+        so that the exchange of gradients tells all processes."""
+        if self.precision == "fp16":
+            self.accelerator.backward(loss * share)
+        else:
+            value = loss.detach()
+            loss.backward(gradient=(value - value) + share)  # type: ignore[no-untyped-call]
+
+    def skipped(self) -> bool:
+        """Whether fp16's scaler left out the last step because a gradient was not finite."""
+        return self.precision == "fp16" and bool(self.accelerator.optimizer_step_was_skipped)
+
+    @property
+    def total(self) -> Callable[[Tensor], Tensor] | None:
+        """The sum of a tensor over all processes; None when there is one."""
+        if self.processes == 1:
+            return None
+        return lambda tensor: self.accelerator.reduce(tensor, reduction="sum")
+
+    def seed(self, seeds: list[int]) -> None:
+        """Seed the generator that dropout draws from, on each device of this process.
+
+        Only that one: `torch.manual_seed` seeds every generator there is, which takes 100 times as
+        long.
+        """
+        if self.device.type == "cpu":
+            torch.default_generator.manual_seed(seeds[0])
+        elif self.device.type == "cuda":
+            first = 0 if self.devices > 1 else self.device.index
+            for number, value in enumerate(seeds):
+                torch.cuda.default_generators[first + number].manual_seed(value)
+        else:
+            torch.manual_seed(seeds[0])
+
+    def on_main(self, work: Callable[[], int]) -> int:
+        """Do something in the main process only; its result, or its refusal, reaches all.
+
+        The others raise the same kind of error without its words, which the main process shows.
+        """
+        if self.processes == 1:
+            return work()
+        verdict = torch.zeros(2, dtype=torch.int64, device=self.device)
+        failure: LauncherError | None = None
+        if self.is_main:
+            try:
+                verdict[1] = work()
+            except LauncherError as error:
+                failure = error
+                verdict[0] = error.code
+        torch.distributed.broadcast(verdict, src=0)
+        if failure is not None:
+            raise failure
+        code, result = verdict.tolist()
+        if code:
+            raise RefusedElsewhere(code)
+        return int(result)
+
+    def close(self) -> None:
+        """Leave the process group, so that no process waits for one that is gone."""
+        self.accelerator.end_training()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+class RefusedElsewhere(LauncherError):
+    """The main process refused, and says why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__("the main process refused")
+        self.code = code
+
+
+def connect(launch: Launch, hparams: Hparams, settings: RunSettings) -> World:
+    """Meet the other processes and take a device.
+
+    Raises SettingsError for a strategy or precision that the devices do not have, and
+    DistributedError when fewer processes met than were started.
+    """
+    cpu = launch.cpu or not torch.accelerator.is_available()
+    precision = _precision(launch, hparams, cpu)
+    gpus = 0 if cpu else torch.accelerator.device_count()
+    devices = _devices(launch, settings, gpus)
+    if hparams.sync_batchnorm and cpu and launch.processes > 1:
+        raise SettingsError(
+            "sync_batchnorm=true needs GPUs: batch norm over processes has no CPU code."
+        )
+    if devices > 1 and hparams.sync_batchnorm:
+        raise SettingsError("sync_batchnorm=true needs one process per GPU: use DDP instead of dp.")
+    if devices > 1 and precision == "fp16":
+        raise SettingsError(
+            "precision=fp16 has no loss scaling under strategy=dp: use bf16 or DDP."
+        )
+    threads = _set_threads(launch, settings, cpu)
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision="no" if devices > 1 else precision,
+        kwargs_handlers=[
+            # Buffers are averaged by `buffers.StepAverage`, not overwritten by the first process's.
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        ],
+    )
+    if accelerator.num_processes != launch.processes:
+        raise DistributedError(
+            f"{launch.processes} processes were started, but {accelerator.num_processes} met: each "
+            f"would train alone over the same files. Use configs/machines/cpu_2.yaml on a CPU, "
+            f"configs/machines/ddp.yaml on GPUs, or torchrun."
+        )
+    several = accelerator.distributed_type != DistributedType.NO
+    kind: Kind = "DDP" if several else "DataParallel" if devices > 1 else "one process"
+    return World(accelerator, kind, precision, devices, threads)
+
+
+def _precision(launch: Launch, hparams: Hparams, cpu: bool) -> str:
+    if hparams.precision == "auto":
+        has = not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(False)
+        return "bf16" if has else "no"
+    precision = hparams.precision or launch.precision
+    if precision == "fp16" and cpu:
+        raise SettingsError("precision=fp16 needs a GPU, here is none: use precision=bf16 or no.")
+    return precision
+
+
+def _devices(launch: Launch, settings: RunSettings, gpus: int) -> int:
+    """GPUs that this one process shall use through DataParallel, or 1."""
+    if settings.strategy == "dp":
+        if launch.processes > 1:
+            raise SettingsError(
+                f"strategy=dp is one process with several GPUs, but {launch.processes} processes "
+                f"were launched: use configs/machines/data_parallel.yaml, or strategy=ddp."
+            )
+        if gpus < 2:
+            raise SettingsError(
+                f"strategy=dp needs one process that sees two or more GPUs; this one sees {gpus}."
+            )
+        return gpus
+    if settings.strategy == "auto" and launch.processes == 1 and gpus > 1:
+        return gpus
+    return 1
+
+
+def _set_threads(launch: Launch, settings: RunSettings, cpu: bool) -> int:
+    """`accelerate launch` sets OMP_NUM_THREADS=1 in silence: on a CPU that is one core of many."""
+    if settings.threads != "auto":
+        torch.set_num_threads(settings.threads)
+    elif cpu:
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(max(1, cores // launch.local_processes))
+    return torch.get_num_threads()

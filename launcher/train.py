@@ -1,0 +1,179 @@
+"""The one loop. Whoever wants to know what happens in a run reads `train` from top to bottom."""
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from launcher import checkpoint, rng
+from launcher.buffers import StepAverage
+from launcher.build import Parts
+from launcher.data import Batch, feed
+from launcher.evaluate import averages, scores
+from launcher.guard import Guard, gradient_norm
+from launcher.meter import Meter
+from launcher.plan import Plan, Ticket
+from launcher.record import Record
+from launcher.screen import Screen
+
+
+@dataclass
+class State:
+    """Where a run is. With the weights and the optimizer this is all that a checkpoint holds."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    """Of the losses since the last line of metrics, over all processes, and their number."""
+    loss_count: int = 0
+    records: int = 0
+    """Lines in metrics.jsonl."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """The last evaluation."""
+    best: dict[str, Any] | None = None
+    """Step and scores of the best evaluation so far, by the monitored metric."""
+
+
+def due(step: int, every: int, total_steps: int) -> bool:
+    """Whether what happens every so many steps, and at the end, happens after `step` steps."""
+    return step % every == 0 or step == total_steps
+
+
+def log_interval(plan: Plan, log_every: int) -> int:
+    """Steps between two lines of metrics: at least five lines in an epoch that has five steps."""
+    return min(log_every, max(1, plan.steps_per_epoch // 5))
+
+
+def train(
+    parts: Parts, state: State, record: Record | None, screen: Screen, seconds: float = 0.0
+) -> State:
+    """Train from `state.step` to the end of the plan.
+
+    Model and optimizer already hold what was restored; `seconds` is the time of earlier attempts.
+    Only the main process has a `record`. Raises NonFiniteError when a loss or a gradient is not a
+    number, StorageError when a checkpoint cannot be written.
+    """
+    hparams, world, plan, recipe = parts.hparams, parts.world, parts.plan, parts.recipe
+    settings, optimizer = parts.settings, parts.optimizer
+    every = {"log": log_interval(plan, settings.log_every),
+             "evaluate": plan.steps(settings.evaluate_every),
+             "save": plan.steps(settings.checkpoint_every)}  # fmt: skip
+    parameters = [p for p in parts.model.parameters() if p.requires_grad]
+    model, stepper = world.prepare(parts.model, optimizer, sync_batchnorm=hparams.sync_batchnorm)
+    model.train()
+    buffers = StepAverage(parts.model, plan.accumulation, world.processes)
+    guard = Guard(world, plan)
+    meter = Meter(world.device, world.total, seconds)
+    if world.is_main:
+        meter.restore(state.loss_sum, state.loss_count)
+    micro_batches = feed(parts.data, plan, world.device, start=state.step, process=world.process)
+    saved = time.monotonic()
+
+    for step in range(state.step, plan.total_steps):
+        factor = recipe.schedule(hparams, plan.progress(step))
+        for group, lr in zip(optimizer.param_groups, parts.base_lrs, strict=True):
+            group["lr"] = lr * factor
+        buffers.begin_step()
+        for remaining in reversed(range(plan.accumulation)):
+            ticket, batch = _next(micro_batches, meter)
+            world.seed(_seeds(plan, ticket))  # for dropout
+            buffers.begin_pass()
+            with world.no_sync(model) if remaining else nullcontext():
+                with world.autocast():
+                    loss = recipe.loss(model, batch)
+                world.backward(loss, 1 / plan.accumulation)
+            buffers.end_pass()
+            meter.add(loss)
+        buffers.end_step(world.total)
+        norm = gradient_norm(world, parameters, hparams.grad_clip)
+        guard.before_update(step, norm)
+        stepper.step()
+        guard.after_update(step, skipped=world.skipped())
+        for parameter in parameters:
+            parameter.grad = None
+        state.step = step + 1
+        meter.stepped(plan.batch_size)
+        screen.step(state.step, plan.steps_per_epoch)
+
+        if logged := due(state.step, every["log"], plan.total_steps):
+            loss_sum, count = meter.loss()  # the host waits for the device here, and only here
+            guard.on_log(state.step, loss_sum / count)
+            line = {"train/loss": loss_sum / count, "train/lr": optimizer.param_groups[0]["lr"],
+                    "train/grad_norm": norm.item(), **meter.pace()}  # fmt: skip
+            _note(record, screen, state, parts, meter, line)
+            meter.restart()
+        aside = time.monotonic()
+        improved = False
+        if due(state.step, every["evaluate"], plan.total_steps):
+            state.scores = evaluate(parts)
+            improved = _better(settings.monitor, state)
+            _note(record, screen, state, parts, meter, state.scores)
+        late = logged and aside - saved > 60 * settings.checkpoint_minutes
+        if improved or late or due(state.step, every["save"], plan.total_steps):
+            state.loss_sum, state.loss_count = meter.loss()
+            _save(record, parts, state)  # last, since it makes the lines above durable
+            saved = time.monotonic()
+        meter.set_aside(time.monotonic() - aside)
+        meter.first_step_done()
+    return state
+
+
+def evaluate(parts: Parts) -> dict[str, float]:
+    """The exact scores of the model as it is, on the test split, equal on every process."""
+    world = parts.world
+    with world.inference():
+        found = scores(
+            parts.model, parts.recipe.metrics, parts.data, world.device, seed=parts.hparams.seed,
+            process=world.process, processes=world.processes, total=world.total,
+        )  # fmt: skip
+    return averages(found, parts.data)
+
+
+def _next(micro_batches: Iterator[tuple[Ticket, Batch]], meter: Meter) -> tuple[Ticket, Batch]:
+    began = time.perf_counter()
+    following = next(micro_batches)
+    meter.waited += time.perf_counter() - began
+    return following
+
+
+def _seeds(plan: Plan, ticket: Ticket) -> list[int]:
+    """One seed for each micro-batch of the ticket: the same on any number of processes."""
+    return [
+        rng.torch_seed(plan.seed, ticket.step, ticket.number + device)
+        for device in range(plan.devices)
+    ]
+
+
+def _note(
+    record: Record | None, screen: Screen, state: State, parts: Parts, meter: Meter,
+    values: dict[str, float],
+) -> None:  # fmt: skip
+    """One record: to metrics.jsonl first, then to the screen."""
+    epoch = state.step / parts.plan.steps_per_epoch
+    line = {"step": state.step, "epoch": epoch, "seconds": meter.seconds(), **values}
+    state.records += 1
+    if record is not None:
+        record.metrics(line)
+    screen.metrics(line, parts.plan.total_steps)
+
+
+def _better(monitor: str, state: State) -> bool:
+    """Whether the last evaluation is the best so far; if so it is noted."""
+    value = state.scores[monitor]
+    if state.best is not None:
+        before = state.best["scores"][monitor]
+        if not (value < before if "loss" in monitor else value > before):
+            return False
+    state.best = {"step": state.step, "scores": state.scores}
+    return True
+
+
+def _save(record: Record | None, parts: Parts, state: State) -> None:
+    """Write the checkpoint, then remove older ones; only the main process touches the disk."""
+    if record is None:
+        return
+    record.sync()
+    checkpoint.save(record.folder, state.step, parts.model, parts.optimizer, vars(state))
+    record.status("running", step=state.step, committed=state.step)
+    best = [] if state.best is None else [state.best["step"]]
+    checkpoint.prune(record.folder, parts.settings.keep, pinned=best)

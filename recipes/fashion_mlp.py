@@ -1,0 +1,57 @@
+"""A multilayer perceptron on Fashion-MNIST.
+
+accelerate launch -m launcher recipes/fashion_mlp.py
+accelerate launch -m launcher recipes/fashion_mlp.py --config configs/runs/quick.yaml
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from launcher import Data, Hparams, Recipe, Split, augment, models, schedules, sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlpHparams(Hparams):
+    epochs: int = 10
+    batch_size: int = 256
+    dataset: str = "fashion_mnist"
+    """digits, mnist, fashion_mnist, cifar10 or synthetic."""
+    peak_lr: float = 0.1
+    """The first learning rate; it falls along half a cosine."""
+    momentum: float = 0.9
+    widths: tuple[int, ...] = (256,)
+    """Units of each hidden layer."""
+    init: Literal["default", "normal", "xavier", "kaiming"] = "default"
+    """First weights: torch's own, normal(0.01), Glorot's or He's."""
+    dropout: float = 0.0
+    """Share of hidden units that a training pass leaves out."""
+
+
+def data(hparams: MlpHparams) -> Data:
+    return Data(
+        train=Split(sources.load(hparams.dataset, "train")),
+        test=Split(sources.load(hparams.dataset, "test")),
+        prepare=augment.normalize(mean=(0.5,), std=(0.5,)),
+    )
+
+
+def model(hparams: MlpHparams, data: Data) -> nn.Module:
+    inputs = math.prod(data.shape)
+    return models.MLP(inputs, len(data.classes), hparams.widths, hparams.init, hparams.dropout)
+
+
+def optimizer(hparams: MlpHparams, model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        model.parameters(), lr=hparams.peak_lr, momentum=hparams.momentum, fused=True
+    )
+
+
+def schedule(hparams: MlpHparams, progress: float) -> float:
+    return schedules.cosine(progress)
+
+
+recipe = Recipe(hparams=MlpHparams, data=data, model=model, optimizer=optimizer, schedule=schedule)
