@@ -52,5 +52,5 @@ class StepAverage:
         flat = torch.cat([part.flatten() for part in self._sums])
         flat = (flat if total is None else total(flat)) * self._share
         sizes = [buffer.numel() for buffer in self._floating]
-        for buffer, mean in zip(self._floating, flat.split(sizes), strict=True):
+        for buffer, mean in zip(self._floating, torch.split(flat, sizes), strict=True):
             buffer.copy_(mean.view_as(buffer))

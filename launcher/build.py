@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from launcher import recipe as recipes
 from launcher import rng, sources
-from launcher.data import Batch, Data, assemble
+from launcher.data import Batch, Data, Resident, assemble
 from launcher.errors import RecipeError, SettingsError, did_you_mean, listed
 from launcher.plan import Plan
 from launcher.recipe import Loaded, Recipe
@@ -41,6 +41,15 @@ class Parts:
     plan: Plan
     resident: bool
 
+    def sample(self, part: str) -> Batch:
+        """A batch of at most two samples of `train` or `test`, as the model would get it."""
+        return _sample(self.data, part, self.world.device)
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of what is in memory of both splits."""
+        return _in_memory(self.data)
+
     @property
     def recipe(self) -> Recipe[Any]:
         return self.loaded.recipe
@@ -52,16 +61,18 @@ def build(
 ) -> Parts:  # fmt: skip
     """Data, model, optimizer and plan, and one small batch through them in evaluation mode.
 
-    `micro_batch_size` is what an earlier attempt of this run took where the hyperparameters leave
-    it open; it is kept where it fits. The same hyperparameters give the same first weights in every process and on every device.
-    Raises RecipeError, DataError and SettingsError for what would fail later.
+    The same hyperparameters give the same first weights in every process and on every device.
+    `micro_batch_size` is what an earlier attempt at this run took where the hyperparameters leave
+    it open; it is kept where it fits. Raises RecipeError, DataError and SettingsError for what
+    would fail later.
     """
     sources.folder.set(Path(settings.data_dir))
     data: Data = recipes.call(loaded, "data", Data, hparams)
     samples = len(data.train.source)
     plan = Plan.of(hparams, samples, world.processes, world.devices)
     if hparams.micro_batch_size is None and micro_batch_size is not None:
-        if hparams.batch_size % (micro_batch_size * world.processes * world.devices) == 0:
+        parts = micro_batch_size * world.processes * world.devices
+        if hparams.batch_size % parts == 0:
             plan = replace(plan, micro_batch_size=micro_batch_size)
     torch.manual_seed(rng.torch_seed(hparams.seed))
     model: nn.Module = recipes.call(loaded, "model", nn.Module, hparams, data)
@@ -88,10 +99,9 @@ def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device
     "device-side assert". The model is left as it was.
     """
     batches = {}
-    for part, split in (("train", data.train), ("test", data.test)):
-        index = np.arange(min(2, len(split.source)), dtype=np.int64)
+    for part in ("train", "test"):
         try:
-            batches[part] = assemble(data, split, index, SampleRng(0, 0, index), device)
+            batches[part] = _sample(data, part, device)
         except Exception as error:
             raise recipes.blame(loaded.path, error, f"making a {part} batch") from error
     hook = model.register_forward_hook(_OutputCheck(loaded, data, batches["train"]))
@@ -106,6 +116,12 @@ def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device
         model.train(training)
     _check_results(loaded, loss, metrics, batches["test"])
     return [f"test/{name}" for name in metrics]
+
+
+def _sample(data: Data, part: str, device: torch.device) -> Batch:
+    split = data.train if part == "train" else data.test
+    index = np.arange(min(2, len(split.source)), dtype=np.int64)
+    return assemble(data, split, index, SampleRng(0, 0, index), device)
 
 
 class _OutputCheck:
@@ -159,7 +175,7 @@ def _check_optimizer(loaded: Loaded, model: nn.Module, optimizer: Optimizer) -> 
 
 def _resident(settings: RunSettings, data: Data, device: torch.device) -> bool:
     """Whether in-memory sources are kept on the device."""
-    size = sum(int(getattr(s.source, "nbytes", 0)) for s in (data.train, data.test))
+    size = _in_memory(data)
     if device.type == "cpu" or not size:
         if settings.resident is True and not size:
             raise SettingsError("resident=true: this data is not in memory. Leave resident out.")
@@ -170,3 +186,8 @@ def _resident(settings: RunSettings, data: Data, device: torch.device) -> bool:
         return True
     free, _ = torch.cuda.mem_get_info(device)
     return size <= RESIDENT_SHARE * free
+
+
+def _in_memory(data: Data) -> int:
+    both = (data.train.source, data.test.source)
+    return sum(source.nbytes for source in both if isinstance(source, Resident))

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher import help, layers, launch, naming, settings
+from launcher import help, launch, layers, naming, settings
 from launcher.errors import BUG, INTERRUPTED, LauncherError, SettingsError, did_you_mean
 from launcher.request import Request
 
@@ -26,12 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LauncherError as error:
         _refuse(error)
         return error.code
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.write("this is a bug of the launcher: please report it with the lines above\n")
+        return BUG
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BUG
 
 
 def _dispatch(given: list[str]) -> int:
@@ -95,8 +96,8 @@ def _recipe_path(word: str) -> Path:
     path = Path(word)
     if path.suffix != ".py":
         raise SettingsError(
-            f"{word!r} is neither a verb nor a recipe file: the verbs are {', '.join(VERBS)}, and a "
-            f"recipe ends in .py.{did_you_mean(word, VERBS)}"
+            f"{word!r} is neither a verb nor a recipe file: the verbs are {', '.join(VERBS)}, and "
+            f"a recipe ends in .py.{did_you_mean(word, VERBS)}"
         )
     if not path.is_file():
         near = [str(p) for p in sorted(path.parent.glob("*.py"))] if path.parent.is_dir() else []

@@ -133,5 +133,5 @@ def feed(
 ) -> Iterator[tuple[Ticket, Batch]]:
     """The training micro-batches of one process, from step `start` to the end of the run."""
     for ticket in plan.tickets(start, process):
-        rng = SampleRng(plan.seed, ticket.epoch, ticket.index)
-        yield ticket, assemble(data, data.train, ticket.index, rng, device)
+        rng = SampleRng(plan.seed, ticket.epoch, ticket.samples)
+        yield ticket, assemble(data, data.train, ticket.samples, rng, device)

@@ -41,8 +41,8 @@ def run(
         "identity": dict(identity),
         "data": {"train": parts.data.train.source.fingerprint,
                  "test": parts.data.test.source.fingerprint},
-        "hyperparameters": _with_origins(parts.hparams, origins),
-        "run_settings": _with_origins(parts.settings, request.settings_from),
+        "hyperparameters": with_origins(parts.hparams, origins),
+        "run_settings": with_origins(parts.settings, request.settings_from),
         "micro_batch_size": parts.plan.micro_batch_size,
         "exact": all(_same(attempts[0], other) for other in attempts),
         "attempts": attempts,
@@ -59,7 +59,8 @@ def _same(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(first[key] == other.get(key) for key in first if key not in where)
 
 
-def _with_origins(values: Any, origins: Origins) -> dict[str, dict[str, Any]]:
+def with_origins(values: Any, origins: Origins) -> dict[str, dict[str, Any]]:
+    """Every field with its value and where it came from."""
     return {
         key: {"value": value, "from": origins[key]}
         for key, value in settings.as_json(values).items()
@@ -68,7 +69,7 @@ def _with_origins(values: Any, origins: Origins) -> dict[str, dict[str, Any]]:
 
 def banner(screen: Screen, request: Request, parts: Parts, step: int) -> None:
     """What is about to happen, in a dozen lines."""
-    plan, world, data = parts.plan, parts.world, parts.data
+    plan, data = parts.plan, parts.data
     start = "fresh" if step == 0 else f"continues at step {step} of {plan.total_steps}"
     screen.facts(
         f"{request.folder.name}: {start}",

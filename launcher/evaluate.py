@@ -1,10 +1,10 @@
 """Exact averages over a split, on any number of processes.
 
 The split is cut into blocks that do not depend on the number of processes. Each process computes
-every n-th block and writes its samples' numbers at their places in one vector; adding the vectors of
-all processes adds nothing but zeros, so that every process ends with the same numbers, to the last
-bit those of one process alone. The last block is padded to full size, so that the model sees one
-shape, and the padding's numbers are dropped.
+every n-th block and writes its samples' numbers at their places in one vector; adding the vectors
+of all processes adds nothing but zeros, so that every process ends with the same numbers, to the
+last bit those of one process alone. The last block is padded to full size, so that the model sees
+one shape, and the padding's numbers are dropped.
 """
 
 from collections.abc import Callable

@@ -25,7 +25,7 @@ def gradient_norm(world: World, parameters: Sequence[nn.Parameter], clip: float 
     if world.precision == "fp16":
         world.accelerator.unscale_gradients()
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if clip is not None:
         torch._foreach_mul_(gradients, torch.clamp(clip / (norm + 1e-6), max=1.0))
     return norm
@@ -71,8 +71,8 @@ class Guard:
     def _refuse(self, step: int) -> None:
         epoch = step // self._plan.steps_per_epoch
         raise NonFiniteError(
-            f"the loss or its gradient was not finite in step {step + 1} (epoch {epoch + 1}), whose "
-            f"samples are {listed(self._plan.batch(step).tolist())}. Nothing after the last "
+            f"the loss or its gradient was not finite in step {step + 1} (epoch {epoch + 1}), "
+            f"whose samples are {listed(self._plan.batch(step).tolist())}. Nothing after the last "
             f"checkpoint was saved. Try a smaller learning rate, a longer warm-up or grad_clip=1, "
             f"or look at these samples."
         )

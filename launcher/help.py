@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import settings
+from launcher.layers import scalar
 from launcher.screen import table, text
 
 USAGE = """\
@@ -57,9 +58,17 @@ def fields(source: str, bases: set[str]) -> Iterator[Setting]:
                 yield Setting(
                     line.target.id,
                     ast.unparse(line.annotation),
-                    "required" if line.value is None else ast.unparse(line.value),
+                    "required" if line.value is None else _typed(line.value),
                     _docstring(node.body[place + 1 : place + 2]),
                 )
+
+
+def _typed(value: ast.expr) -> str:
+    """A default as a user would type it; an expression as it stands."""
+    try:
+        return scalar(ast.literal_eval(value))
+    except ValueError:
+        return ast.unparse(value)
 
 
 def _docstring(after: list[ast.stmt]) -> str:
@@ -90,4 +99,8 @@ def show(verb: str, recipe: Path | None) -> None:
 
 
 def _table(title: str, found: list[Setting]) -> None:
-    table(title, ("key", "default", "meaning"), ((f.name, f.default, f.doc) for f in found))
+    rows = (
+        (f.name, f.default, f"{f.doc} Not built yet." if f.name in settings.NOT_YET else f.doc)
+        for f in found
+    )
+    table(title, ("key", "default", "meaning"), rows)

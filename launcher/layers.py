@@ -52,7 +52,7 @@ for _tag, _pattern, _first in (
         "-+.0123456789inIN",
     ),
 ):
-    _Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    _Loader.add_implicit_resolver(
         f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first)
     )
 
@@ -88,7 +88,7 @@ def from_file(path: Path) -> list[Given]:
     try:
         return list(_entries(text, path))
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        line = _line(error.problem_mark)
         raise SettingsError(f"config {path}:{line}: {error.problem or 'is not YAML'}.") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise SettingsError(f"the config file {path} is not YAML: {error}.") from error
@@ -96,7 +96,7 @@ def from_file(path: Path) -> list[Given]:
 
 def _entries(text: str, path: Path) -> Iterator[Given]:
     for event in yaml.parse(text, _Loader):
-        line = event.start_mark.line + 1
+        line = _line(event.start_mark)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise SettingsError(f"config {path}:{line}: anchors and aliases are not used here.")
         if tag := getattr(event, "tag", None):
@@ -108,7 +108,7 @@ def _entries(text: str, path: Path) -> Iterator[Given]:
         raise SettingsError(f"config {path}:1: a config file is a list of `key: value` lines.")
     seen: dict[str, int] = {}
     for key_node, value_node in root.value:
-        line = key_node.start_mark.line + 1
+        line = _line(key_node.start_mark)
         source = f"config {path}:{line}"
         if not isinstance(key_node, yaml.ScalarNode):
             raise SettingsError(f"{source}: a key is a single word.")
@@ -118,6 +118,10 @@ def _entries(text: str, path: Path) -> Iterator[Given]:
         seen[key] = line
         plain = isinstance(value_node, yaml.ScalarNode) and value_node.style is None
         yield Given(key, _plain(value_node, source), value_node.value if plain else None, source)
+
+
+def _line(mark: Any) -> int:
+    return int(mark.line) + 1 if mark is not None else 1
 
 
 def _plain(node: yaml.Node, source: str) -> Any:

@@ -1,4 +1,4 @@
-"""What happened since the last line of metrics: loss, throughput, and time spent waiting for data."""
+"""What happened since the last line of metrics: loss, throughput, time spent waiting for data."""
 
 import time
 from collections.abc import Callable

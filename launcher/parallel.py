@@ -28,7 +28,7 @@ class DataParallel(nn.Module):
         if self.training and self._floating:
             with torch.no_grad():
                 sizes = [buffer.numel() for buffer in self._floating]
-                parts = buffers.mean(0).split(sizes)
+                parts = torch.split(buffers.mean(0), sizes)
                 for buffer, mean in zip(self._floating, parts, strict=True):
                     buffer.copy_(mean.view_as(buffer))
         return output

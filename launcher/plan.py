@@ -24,8 +24,8 @@ class Ticket(NamedTuple):
     number: int
     """The micro-batch's place in its step, counted over all processes. With several devices in one
     process the ticket covers the micro-batches `number` to `number + devices - 1`."""
-    index: Int64s
-    """Which samples: int64, shape (devices * micro_batch_size,)."""
+    samples: Int64s
+    """Their indices: int64, shape (devices * micro_batch_size,)."""
 
 
 class Sizes(Protocol):
@@ -124,11 +124,11 @@ class Plan:
         for step in range(start, self.total_steps):
             micro_batches = self.batch(step).reshape(-1, self.micro_batch_size)
             for number in range(process * self.devices, self.micro_batches, stride):
-                index = micro_batches[number : number + self.devices].reshape(-1)
-                yield Ticket(step, step // self.steps_per_epoch, number, index)
+                samples = micro_batches[number : number + self.devices].reshape(-1)
+                yield Ticket(step, step // self.steps_per_epoch, number, samples)
 
     def steps(self, duration: str) -> int:
-        """A duration in steps, at least 1: `200` steps, `1 epoch`, `0.5 epochs`, `5 %` of the run."""
+        """A duration in steps, at least 1: `200`, `1 epoch`, `0.5 epochs`, `5 %` of the run."""
         number, unit = parse(duration)
         scale = {"step": 1.0, "epoch": self.steps_per_epoch, "%": self.total_steps / 100}[unit]
         return max(1, round(number * scale))

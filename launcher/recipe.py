@@ -112,11 +112,11 @@ def load(path: Path) -> Loaded:
     digest = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
     name = f"launcher_recipe_{path.stem}_{digest[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    assert spec is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     with _blamed(path, "the recipe"):
-        exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
+        exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))  # noqa: S102
     return Loaded(_recipe_of(module, path), path, source)
 
 
@@ -162,7 +162,7 @@ def _blamed(path: Path, what: str) -> Iterator[None]:
 
 
 def blame(path: Path, error: Exception, what: str) -> LauncherError:
-    """A refusal of ours as it is; else a RecipeError with the recipe's last line that was running."""
+    """A refusal of ours as it is; else a RecipeError with the recipe's line that was running."""
     if isinstance(error, LauncherError):
         return error
     text = f"{type(error).__name__}: {error}".rstrip(".")

@@ -3,7 +3,7 @@
     checkpoints/cifar_resnet/
       recipe.py      the file that ran
       run.json       every setting with its origin, versions, devices, git commit
-      status.json    {"state": "running" | "finished" | "preempted" | "failed", "code", "reason", ...}
+      status.json    state (running, finished, preempted, failed), code, reason, step, result
       metrics.jsonl  one line per record
       step-000000000980/ ...
 
@@ -52,7 +52,7 @@ class Record:
         self._metrics: storage.Appender | None = None
 
     def archive(self) -> Path | None:
-        """Move what an earlier run left to a folder beside, and start empty; returns that folder."""
+        """Move what an earlier run left into a folder of its own; returns that folder."""
         left = [name for name in storage.names(self.folder) if name not in (".lock", "owner.json")]
         left = [name for name in left if not name.startswith("archive-")]
         if not left:

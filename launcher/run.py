@@ -1,5 +1,6 @@
 """One attempt at a run: from a recipe and settings to the closing table."""
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from launcher.data import First, Split
 from launcher.errors import BUG, INTERRUPTED, CheckpointError, LauncherError, did_you_mean
 from launcher.evaluate import BLOCK
 from launcher.layers import scalar
-from launcher.recipe import Loaded, load
+from launcher.recipe import Loaded, blame, load
 from launcher.record import Record
 from launcher.request import Request
 from launcher.screen import Screen, shown
@@ -43,8 +44,19 @@ def execute(request: Request) -> None:
             dry_run(parts, screen)
         else:
             attempt(request, parts, origins, identity, screen)
+    except Exception as error:
+        if from_recipe(loaded, error):
+            raise blame(loaded.path, error, "the recipe") from error
+        raise
     finally:
         world.close()
+
+
+def from_recipe(loaded: Loaded, error: Exception) -> bool:
+    """Whether the recipe's own code was running when this was raised, and it is no refusal."""
+    frames = traceback.extract_tb(error.__traceback__)
+    running = any(frame.filename == str(loaded.path) for frame in frames)
+    return running and not isinstance(error, LauncherError)
 
 
 def exit_code(error: BaseException) -> int:

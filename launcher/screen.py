@@ -106,12 +106,14 @@ def refuse(error: LauncherError, prefix: str = "") -> None:
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """A table on standard output."""
-    grid = Table(title=title, title_justify="left", title_style="bold")
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console.print(f"\n[bold]{escape(title)}[/bold]")
+    grid = Table()
     for number, column in enumerate(columns):
         grid.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(grid)
+    console.print(grid)
 
 
 def text(words: str) -> None:

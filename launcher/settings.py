@@ -237,7 +237,7 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _check_run(settings: RunSettings, origins: Origins) -> list[str]:
-    problems = []
+    problems: list[str] = []
     if settings.name is not None:
         try:
             check_name(settings.name, origins["name"])

@@ -6,6 +6,7 @@ not: they would change which sample comes next.
 """
 
 import os
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        return self.accelerator.device
+        device: torch.device = self.accelerator.device
+        return device
 
     @property
     def process(self) -> int:
@@ -62,17 +64,21 @@ class World:
             dtype = torch.bfloat16 if self.precision == "bf16" else None
             model = DataParallel(model, self.devices, dtype)
         if sync_batchnorm and self.processes > 1:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        if self.precision == "fp16":
-            wrapped, stepper = self.accelerator.prepare(model, optimizer)
-            return wrapped, stepper
-        return self.accelerator.prepare(model), optimizer
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            # Newer torch has another name for broadcast_buffers, which Accelerate does not know.
+            warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
+            if self.precision == "fp16":
+                wrapped, stepper = self.accelerator.prepare(model, optimizer)
+                return wrapped, stepper
+            return self.accelerator.prepare(model), optimizer
 
     def autocast(self) -> AbstractContextManager[object]:
         """For a loss; under DataParallel it is opened inside the replicas."""
         if self.precision == "no" or self.kind == "DataParallel":
             return nullcontext()
-        return self.accelerator.autocast()
+        context: AbstractContextManager[object] = self.accelerator.autocast()
+        return context
 
     def inference(self) -> AbstractContextManager[object]:
         """For the model itself, outside of training: elsewhere Accelerate has put autocast into its
@@ -150,7 +156,7 @@ class World:
             torch.distributed.destroy_process_group()
 
 
-class RefusedElsewhere(LauncherError):
+class RefusedElsewhere(LauncherError):  # noqa: N818
     """The main process refused, and says why."""
 
     def __init__(self, code: int) -> None:

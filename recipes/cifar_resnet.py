@@ -6,6 +6,7 @@ accelerate launch -m launcher recipes/cifar_resnet.py --config configs/runs/quic
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ from launcher import (
 class ResNetHparams(Hparams):
     epochs: int = 30
     batch_size: int = 512
-    precision: str | None = "auto"
+    precision: Literal["no", "fp16", "bf16", "auto"] | None = "auto"
     dataset: str = "cifar10"
     """digits, mnist, fashion_mnist, cifar10 or synthetic."""
     peak_lr: float = 0.2
@@ -41,7 +42,7 @@ class ResNetHparams(Hparams):
     weight_decay: float = 5e-4
     """On filters and matrices; not on norms and biases."""
     max_shift: int = 4
-    """Pixels by which a 32-pixel training image moves in each direction; less on smaller ones."""
+    """Pixels by which a training image moves in each direction; none if it is 8 pixels wide."""
     flip: bool = True
     """Mirror half of the training images, unless they are digits."""
 
@@ -53,8 +54,9 @@ def data(hparams: ResNetHparams) -> Data:
         image = batch["image"]
         if mirrors:
             image = augment.flip(image, rng)
-        most = hparams.max_shift * image.shape[-1] // 32
-        return batch | {"image": augment.shift(image, rng, most)}
+        if image.shape[-1] >= 28:
+            image = augment.shift(image, rng, hparams.max_shift)
+        return batch | {"image": image}
 
     return Data(
         train=Split(sources.load(hparams.dataset, "train", channels=3), transform),
@@ -64,7 +66,7 @@ def data(hparams: ResNetHparams) -> Data:
 
 
 def model(hparams: ResNetHparams, data: Data) -> nn.Module:
-    network = models.resnet34(classes=len(data.classes), channels=data.shape[0], stem="cifar")
+    network = models.resnet34(len(data.classes), data.shape[0], zero_init_residual=True)
     # Convolutions are faster with channels last, on CPUs and on GPUs with bf16.
     return network.to(memory_format=torch.channels_last)
 

@@ -3,8 +3,8 @@
     sources.load("cifar10", "train")                    3 x 32 x 32
     sources.load("mnist", "test", size=32, channels=3)  padded from 28, repeated over channels
 
-`digits` and `synthetic` need no file; `mnist`, `fashion_mnist` and `cifar10` lie in the folder of the
-run setting `data_dir`, in torchvision's layout, and are downloaded once when they are not there.
+`digits` and `synthetic` need no file; `mnist`, `fashion_mnist` and `cifar10` lie in the folder of
+the run setting `data_dir`, in torchvision's layout, and are downloaded once when not there.
 """
 
 from collections.abc import Callable

@@ -72,8 +72,8 @@ class Arrays:
         if self._known is not None:
             return self._known
         digest = hashlib.sha256(repr((tuple(self.image.shape), self.classes)).encode())
-        digest.update(self.image.cpu().numpy())
-        digest.update(self.label.cpu().numpy())
+        digest.update(self.image.cpu().numpy().data)
+        digest.update(self.label.cpu().numpy().data)
         return digest.hexdigest()
 
     @property
@@ -108,7 +108,7 @@ def _with_size(image: Tensor, size: int | None) -> Tensor:
         return F.pad(image, (left, size - width - left, top, size - height - top))
     resized = [
         F.interpolate(part, (size, size), mode="bilinear", antialias=True)
-        for part in image.split(1024)  # in parts: interpolation works in float32
+        for part in torch.split(image, 1024)  # in parts: interpolation works in float32
     ]
     return torch.cat(resized)
 
@@ -121,7 +121,7 @@ def _with_channels(image: Tensor, channels: int | None) -> Tensor:
     if channels == 1 and image.shape[1] == 3:
         # Luma of ITU-R BT.601, section 2.5.1.
         weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-        grey = [(part * weights).sum(1, keepdim=True).round() for part in image.split(1024)]
+        grey = [(part * weights).sum(1, keepdim=True).round() for part in torch.split(image, 1024)]
         return torch.cat(grey).to(torch.uint8)
     raise DataError(
         f"images with {image.shape[1]} channels cannot be given {channels}: use 1 or 3."

@@ -1,8 +1,8 @@
 """CIFAR-10 from its Python batches, as torchvision lays them out, without unpickling them.
 
 Krizhevsky: Learning Multiple Layers of Features from Tiny Images, 2009. The files are pickles, and
-a pickle can run code. Here nothing is unpickled: every file must have its official md5, so its bytes
-are known, and the pixels and labels are read from where they lie.
+a pickle can run code. Here nothing is unpickled: every file must have its official md5, so its
+bytes are known, and the pixels and labels are read from where they lie.
 """
 
 import hashlib
