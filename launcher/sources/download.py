@@ -4,7 +4,8 @@ import hashlib
 import http.client
 import logging
 import os
-import shutil
+import secrets
+import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +30,13 @@ class Remote:
 def fetch(remote: Remote, target: Path) -> Path:
     """The file at `target`, downloaded if it is not there; returns `target`.
 
-    Processes that want the same folder take turns, so one downloads and the others find the file.
+    Processes of a machine that want the same file take turns: one downloads, the others find it.
     Raises DataError when no try succeeded, or when what came has another checksum.
     """
-    storage.make_folder(target.parent)
-    lock = storage.Lock(target.parent / ".download.lock")
+    digest = hashlib.sha256(str(target.resolve()).encode(errors="surrogateescape")).hexdigest()
+    # Not beside the target: a download that fails leaves nothing there.
+    place = Path(tempfile.gettempdir()) / f"launcher-{os.getuid()}-{digest[:16]}.lock"
+    lock = storage.Lock(place)
     lock.acquire(wait=True)
     try:
         if not target.is_file():
@@ -44,7 +47,7 @@ def fetch(remote: Remote, target: Path) -> Path:
 
 
 def _download(remote: Remote, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     failures = []
     for number in range(TRIES):
         url = remote.urls[number % len(remote.urls)]
@@ -52,13 +55,14 @@ def _download(remote: Remote, target: Path) -> None:
         try:
             md5 = _copy(url, temporary)
         except (OSError, http.client.HTTPException) as error:
+            storage.remove(temporary)
             failures.append(f"{url}: {getattr(error, 'reason', error) or type(error).__name__}")
             continue
         if md5 == remote.md5:
             storage.rename(temporary, target)
             return
+        storage.remove(temporary)
         failures.append(f"{url}: has the md5 {md5} instead of {remote.md5}")
-    storage.remove(temporary)
     raise DataError(
         f"dataset={remote.dataset} is not here and could not be fetched: no {target.name} in "
         f"{target.parent}, and {TRIES} tries failed ({'; '.join(dict.fromkeys(failures))}). Put "
@@ -69,9 +73,10 @@ def _download(remote: Remote, target: Path) -> None:
 def _copy(url: str, path: Path) -> str:
     """Download to a file and return its md5 in hexadecimal digits."""
     digest = hashlib.md5(usedforsecurity=False)
-    with urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as answer, path.open("wb") as file:
-        shutil.copyfileobj(answer, file, 1 << 20)
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    with urllib.request.urlopen(url, timeout=CONNECT_SECONDS) as answer:
+        storage.make_folder(path.parent)
+        with path.open("xb") as file:
+            while chunk := answer.read(1 << 20):
+                digest.update(chunk)
+                file.write(chunk)
     return digest.hexdigest()

@@ -1,0 +1,131 @@
+"""How fast the launcher trains, against the floor: a bare PyTorch loop over arrays in memory.
+
+    python scripts/bench.py                                # synthetic images, the shape of CIFAR-10
+    python scripts/bench.py --data data --json bench.json  # real CIFAR-10 from data/
+
+Both train LeNet on the same images with the same optimizer and threads, in one process, in windows
+that take turns, so that what else the machine does meets both. The floor keeps its images as
+normalised float32 and takes each batch with one fancy index; it evaluates, records and checks
+nothing. Reported: samples per second as medians over the windows with the quartiles, and the ratio
+of the medians.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from launcher import screen
+from launcher.build import Parts, build
+from launcher.launch import Launch
+from launcher.layers import from_argument
+from launcher.recipe import load
+from launcher.screen import Screen
+from launcher.settings import resolve_hparams, resolve_run
+from launcher.strategy import connect
+from launcher.train import State, train
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+class Clock(Screen):
+    """A screen that shows nothing and notes when each step ended."""
+
+    def __init__(self) -> None:
+        super().__init__(shown=False)
+        self.times: list[float] = []
+
+    def step(self, step: int, steps_per_epoch: int) -> None:
+        self.times.append(time.perf_counter())
+
+
+def launcher_window(parts: Parts, steps: int) -> float:
+    """Samples per second of the launcher's loop over `steps` steps, after one that is not timed."""
+    clock = Clock()
+    plan = replace(parts.plan, epochs=1, samples=parts.plan.batch_size * (steps + 1))
+    train(replace(parts, plan=plan), State(), None, clock)
+    return steps * plan.batch_size / (clock.times[-1] - clock.times[0])
+
+
+def bare_window(parts: Parts) -> Callable[[Parts, int], float]:
+    """The floor's window, on a model, optimizer and float images of its own."""
+    batch = parts.data.train.source[torch.arange(len(parts.data.train.source)).numpy()]
+    images, labels = parts.data.prepare(batch)["image"], batch["label"]
+    model = parts.recipe.model(parts.hparams, parts.data)
+    optimizer = parts.recipe.optimizer(parts.hparams, model)
+    size = parts.plan.batch_size
+
+    def window(parts: Parts, steps: int) -> float:
+        order = torch.randperm(len(images))
+        for step in range(steps + 1):
+            index = order[step * size : (step + 1) * size]
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(images[index]), labels[index])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if step == 0:
+                began = time.perf_counter()
+        return steps * size / (time.perf_counter() - began)
+
+    return window
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--data", help="a data_dir with CIFAR-10; without it images are synthetic")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--windows", type=int, default=9, help="for each side")
+    parser.add_argument("--steps", type=int, default=70, help="in a window")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    asked = parser.parse_args()
+    given = [
+        f"batch_size={asked.batch_size}",
+        f"dataset={'cifar10' if asked.data else 'synthetic'}",
+    ]
+    loaded = load(RECIPES / "cifar_lenet.py")
+    hparams, _ = resolve_hparams(loaded.recipe.hparams, map(from_argument, given))
+    run = [f"threads={asked.threads}", f"data_dir={asked.data or 'data'}"]
+    settings, _ = resolve_run(map(from_argument, run))
+    world = connect(Launch(), hparams, settings)
+    parts = build(loaded, hparams, settings, world)
+    sides = {"floor": bare_window(parts), "launcher": launcher_window}
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(asked.windows + 1):
+        for name, window in sides.items():
+            rate = window(parts, asked.steps)
+            if number:  # the first of each warms up
+                rates[name].append(rate)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    rows = [
+        (name, f"{medians[name]:,.0f}", " to ".join(f"{q:,.0f}" for q in _quartiles(values)),
+         f"{medians[name] / medians['floor']:.3f}")
+        for name, values in rates.items()
+    ]  # fmt: skip
+    what = (
+        f"LeNet, {given[1]}, batch {asked.batch_size}, {world.threads} threads, "
+        f"{asked.windows} windows of {asked.steps} steps; torch {torch.__version__}, "
+        f"{platform.processor() or platform.machine()}"
+    )
+    screen.table(what, ("loop", "samples/s (median)", "quartiles", "of the floor"), rows)
+    if asked.json:
+        asked.json.write_text(json.dumps({"what": what, "rates": rates, "medians": medians}))
+    world.close()
+    return 0
+
+
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    first, _, third = statistics.quantiles(values, n=4)
+    return first, third
+
+
+if __name__ == "__main__":
+    sys.exit(main())

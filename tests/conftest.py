@@ -1,0 +1,128 @@
+"""What every test gets: a folder of its own, no launcher in the environment, a new Accelerate.
+
+And two helpers for tests of whole runs: `write_recipe` and `command`.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # tests run from a folder of their own
+    sys.path.insert(0, str(ROOT))
+
+_LAUNCHERS = ("ACCELERATE_", "MASTER_", "LOCAL_", "TORCHELASTIC_", "GROUP_", "ROLE_", "WANDB_")
+_RANKS = ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
+
+TINY = '''\
+"""A recipe that trains in a fraction of a second."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from launcher import Data, Hparams, Recipe, Split, augment, losses, metrics, models, sources
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyHparams(Hparams):
+    epochs: int = 2
+    batch_size: int = 16
+    lr: float = 0.05
+    momentum: float = 0.9
+    width: int = 8
+    dropout: float = 0.0
+
+
+def data(hparams):
+    def transform(batch, rng):
+        return batch | {"image": augment.shift(batch["image"], rng, 1)}
+
+    return Data(
+        train=Split(sources.synthetic("train", 64, (1, 4, 4), 4), transform),
+        test=Split(sources.synthetic("test", 40, (1, 4, 4), 4)),
+        prepare=augment.normalize((0.5,), (0.5,)),
+    )
+
+
+def model(hparams, data):
+    return models.MLP(16, len(data.classes), (hparams.width,), dropout=hparams.dropout)
+
+
+def optimizer(hparams, model):
+    return torch.optim.SGD(
+        model.parameters(), lr=hparams.lr, momentum=hparams.momentum, fused=True
+    )
+
+
+def schedule(hparams, progress):
+    return 1 - progress
+
+
+loss = losses.cross_entropy
+metrics = metrics.classification
+'''
+
+END = """
+recipe = Recipe(
+    hparams=TinyHparams, data=data, model=model, optimizer=optimizer, schedule=schedule, loss=loss,
+    metrics=metrics,
+)
+"""
+
+
+def write_recipe(extra: str = "", name: str = "tiny.py") -> Path:
+    """A recipe file: 64 samples, 4 steps an epoch, 2 epochs. `extra` may define functions anew."""
+    path = Path(name)
+    path.write_text(f"{TINY}\n\n{extra}\n{END}")
+    return path
+
+
+def command(*arguments: object) -> int:
+    """`python -m launcher ARGUMENTS` in this process; its exit code."""
+    from launcher.cli import main
+
+    _forget_processes()
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A temporary folder as the current one, and nothing of other tests or of the user."""
+    before = dict(os.environ)
+    for variable in before:
+        if variable.startswith(_LAUNCHERS) or variable in _RANKS:
+            monkeypatch.delenv(variable)
+    home = tmp_path.with_name(f"{tmp_path.name}-hf-home")
+    home.mkdir()
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    try:
+        yield
+    finally:
+        _forget_processes()
+        if threads is not None:
+            sys.modules["torch"].set_num_threads(threads)
+        for module in [name for name in sys.modules if name.startswith("launcher_recipe_")]:
+            del sys.modules[module]
+        for variable in os.environ.keys() - before.keys():  # what Accelerate has set
+            del os.environ[variable]
+
+
+def _forget_processes() -> None:
+    """Accelerate keeps what it found in singletons, for as long as the interpreter lives."""
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState, PartialState
+
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+        PartialState._reset_state()
