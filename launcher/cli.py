@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("this is a bug of the launcher: please report it with the lines above\n")
         return BUG
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        sys.stderr.write("interrupted: the same command continues from the last checkpoint\n")
         return INTERRUPTED
 
 

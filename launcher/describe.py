@@ -39,8 +39,7 @@ def run(
         "name": request.folder.name,
         "recipe": str(request.path),
         "identity": dict(identity),
-        "data": {"train": parts.data.train.source.fingerprint,
-                 "test": parts.data.test.source.fingerprint},
+        "data": data(parts),
         "hyperparameters": with_origins(parts.hparams, origins),
         "run_settings": with_origins(parts.settings, request.settings_from),
         "micro_batch_size": parts.plan.micro_batch_size,
@@ -51,6 +50,14 @@ def run(
         "git": record.git_commit(request.path.resolve().parent),
         "launched_by": request.launch.command,
     }  # fmt: skip
+
+
+def data(parts: Parts) -> dict[str, str]:
+    """The fingerprints of both splits."""
+    return {
+        "train": parts.data.train.source.fingerprint,
+        "test": parts.data.test.source.fingerprint,
+    }
 
 
 def _same(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -69,14 +76,14 @@ def with_origins(values: Any, origins: Origins) -> dict[str, dict[str, Any]]:
 
 def banner(screen: Screen, request: Request, parts: Parts, step: int) -> None:
     """What is about to happen, in a dozen lines."""
-    plan, data = parts.plan, parts.data
+    plan, test = parts.plan, parts.data.test.source
     start = "fresh" if step == 0 else f"continues at step {step} of {plan.total_steps}"
     screen.facts(
         f"{request.folder.name}: {start}",
         {
             "model": f"{type(parts.model).__name__}, {parameters(parts):,} parameters",
-            "data": f"{plan.samples:,} training and {len(data.test.source):,} test samples of "
-            f"{' x '.join(map(str, data.shape))}, {len(data.classes)} classes"
+            "data": f"{plan.samples:,} training and {len(test):,} test samples of "
+            f"{' x '.join(map(str, parts.data.shape))}, {len(parts.data.classes)} classes"
             + (", on the device" if parts.resident else ""),
             "devices": devices(parts),
             "plan": f"{plan.epochs} epochs x {plan.steps_per_epoch} steps of {plan.batch_size} = "

@@ -96,9 +96,10 @@ def refuse_changes(
     """
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     for key in request.allow_change:
-        if key not in before.keys() | now.keys():
-            known = did_you_mean(key, now)
-            raise CheckpointError(f"--allow-change {key}: there is no such key.{known}")
+        if key not in [*before, *now, "data"]:
+            raise CheckpointError(
+                f"--allow-change {key}: there is no such key.{did_you_mean(key, [*now, 'data'])}"
+            )
     if refused := [key for key in changed if key not in request.allow_change]:
         differences = [
             "the recipe file is another than it was"
@@ -115,6 +116,17 @@ def refuse_changes(
     return changed
 
 
+def refuse_other_data(request: Request, parts: Parts) -> None:
+    """Raises CheckpointError when the samples are not those of the run's earlier attempts."""
+    before = record.read_json(request.folder / "run.json").get("data")
+    if before in (None, describe.data(parts)) or request.fresh or "data" in request.allow_change:
+        return
+    raise CheckpointError(
+        f"the data is not what the run in {request.folder} was begun with: its content differs. "
+        f"Put the old data back, give another name= or --fresh, or --allow-change data to go on."
+    )
+
+
 def attempt(
     request: Request, parts: Parts, origins: Origins, identity: Mapping[str, Any], screen: Screen
 ) -> None:
@@ -124,6 +136,7 @@ def attempt(
     def take() -> int:
         nonlocal account
         account = Record(request.folder)
+        refuse_other_data(request, parts)
         return _newest_step(request, account, screen)
 
     try:
@@ -179,6 +192,7 @@ def dry_run(parts: Parts, screen: Screen) -> None:
     state = train(
         replace(parts, plan=one_step, data=replace(data, test=block)), State(), None, screen
     )
-    scores = "  ".join(f"{key} {shown(key, value)}" for key, value in state.scores.items())
+    overall = {key: value for key, value in state.scores.items() if key.count("/") == 1}
+    scores = "  ".join(f"{key} {shown(key, value)}" for key, value in overall.items())
     screen.line(f"dry run: one step and one evaluation of {len(block.source)} samples worked")
     screen.line(scores)

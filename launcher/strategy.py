@@ -104,6 +104,15 @@ class World:
         """Whether fp16's scaler left out the last step because a gradient was not finite."""
         return self.precision == "fp16" and bool(self.accelerator.optimizer_step_was_skipped)
 
+    def scaler(self) -> dict[str, float | int]:
+        """The state of fp16's loss scale; {} under another precision."""
+        return dict(self.accelerator.scaler.state_dict()) if self.precision == "fp16" else {}
+
+    def restore_scaler(self, state: dict[str, float | int]) -> None:
+        """Set fp16's loss scale to what it was."""
+        if self.precision == "fp16" and state:
+            self.accelerator.scaler.load_state_dict(state)
+
     @property
     def total(self) -> Callable[[Tensor], Tensor] | None:
         """The sum of a tensor over all processes; None when there is one."""

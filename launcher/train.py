@@ -32,6 +32,8 @@ class State:
     """The last evaluation."""
     best: dict[str, Any] | None = None
     """Step and scores of the best evaluation so far, by the monitored metric."""
+    scaler: dict[str, Any] = field(default_factory=dict)
+    """Of fp16's loss scale."""
 
 
 def due(step: int, every: int, total_steps: int) -> bool:
@@ -61,6 +63,7 @@ def train(
     parameters = [p for p in parts.model.parameters() if p.requires_grad]
     model, stepper = world.prepare(parts.model, optimizer, sync_batchnorm=hparams.sync_batchnorm)
     model.train()
+    world.restore_scaler(state.scaler)
     buffers = StepAverage(parts.model, plan.accumulation, world.processes)
     guard = Guard(world, plan)
     meter = Meter(world.device, world.total, seconds)
@@ -111,6 +114,7 @@ def train(
         late = logged and aside - saved > 60 * settings.checkpoint_minutes
         if improved or late or due(state.step, every["save"], plan.total_steps):
             state.loss_sum, state.loss_count = meter.loss()
+            state.scaler = world.scaler()
             _save(record, parts, state)  # last, since it makes the lines above durable
             saved = time.monotonic()
         meter.set_aside(time.monotonic() - aside)
