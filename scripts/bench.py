@@ -2,19 +2,25 @@
 
     python scripts/bench.py                                # synthetic images, the shape of CIFAR-10
     python scripts/bench.py --data data --json bench.json  # real CIFAR-10 from data/
+    python scripts/bench.py --startup                      # from the command to step one
 
 Both train LeNet on the same images with the same optimizer and threads, in one process, in windows
 that take turns, so that what else the machine does meets both. The floor keeps its images as
 normalised float32 and takes each batch with one fancy index; it evaluates, records and checks
 nothing. Reported: samples per second as medians over the windows with the quartiles, and the ratio
 of the medians.
+
+`--startup` takes turns between importing torch and accelerate in a new interpreter and a run of
+fashion_mlp on digits, timed until the first line of its metrics is there, which is its first step's.
 """
 
 import argparse
 import json
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -78,6 +84,33 @@ def bare_window(parts: Parts) -> Callable[[Parts, int], float]:
     return window
 
 
+def startup(turns: int) -> int:
+    """Seconds of the imports alone, and from the command to the first step, taking turns."""
+    times: dict[str, list[float]] = {"import torch, accelerate": [], "first step": []}
+    for _ in range(turns):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import torch, accelerate"], check=True)
+        times["import torch, accelerate"].append(time.perf_counter() - began)
+        with tempfile.TemporaryDirectory() as folder:
+            metrics = Path(folder) / "checkpoints" / "bench" / "metrics.jsonl"
+            command = [sys.executable, "-m", "launcher", str(RECIPES / "fashion_mlp.py")]
+            began = time.perf_counter()
+            run = subprocess.Popen(
+                [*command, "dataset=digits", "name=bench"], cwd=folder, stdout=subprocess.DEVNULL
+            )
+            while not metrics.exists() or not metrics.stat().st_size:
+                time.sleep(0.002)
+            times["first step"].append(time.perf_counter() - began)
+            run.wait()
+    rows = [
+        (name, f"{statistics.median(values):.2f} s", f"{min(values):.2f} to {max(values):.2f}")
+        for name, values in times.items()
+    ]
+    title = f"fashion_mlp on digits, {turns} turns; torch {torch.__version__}"
+    screen.table(title, ("until", "median", "range"), rows)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--data", help="a data_dir with CIFAR-10; without it images are synthetic")
@@ -85,8 +118,11 @@ def main() -> int:
     parser.add_argument("--windows", type=int, default=9, help="for each side")
     parser.add_argument("--steps", type=int, default=70, help="in a window")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--startup", action="store_true", help="measure the start instead")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     asked = parser.parse_args()
+    if asked.startup:
+        return startup(asked.windows)
     given = [
         f"batch_size={asked.batch_size}",
         f"dataset={'cifar10' if asked.data else 'synthetic'}",
