@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("this is a bug of the launcher: please report it with the lines above\n")
         return BUG
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: the same command continues from the last checkpoint\n")
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write("interrupted: the same command continues from the last checkpoint\n")
         return INTERRUPTED
 
 

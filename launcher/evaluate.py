@@ -7,6 +7,7 @@ last bit those of one process alone. The last block is padded to full size, so t
 one shape, and the padding's numbers are dropped.
 """
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -56,19 +57,24 @@ def scores(
     return {name: values.cpu() for name, values in found.items()}
 
 
-def averages(found: dict[str, Tensor], data: Data) -> dict[str, float]:
+def averages(found: dict[str, Tensor], data: Data) -> dict[str, float | None]:
     """`test/<metric>` for each metric, and `test/accuracy/<class>` where there are classes.
 
-    A class without a test sample has no line.
+    A class without a test sample has no line; an average that is not finite is None.
     """
-    line = {f"test/{name}": values.double().mean().item() for name, values in found.items()}
+    line = {f"test/{name}": _mean(values) for name, values in found.items()}
     if data.classes and "accuracy" in found:
         label = labels(data)
         for number, name in enumerate(data.classes):
-            mine = found["accuracy"][label == number].double()
+            mine = found["accuracy"][label == number]
             if len(mine):
-                line[f"test/accuracy/{name}"] = mine.mean().item()
+                line[f"test/accuracy/{name}"] = _mean(mine)
     return line
+
+
+def _mean(values: Tensor) -> float | None:
+    mean = values.double().mean().item()
+    return mean if math.isfinite(mean) else None
 
 
 def labels(data: Data) -> Tensor:

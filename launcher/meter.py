@@ -1,22 +1,30 @@
 """What happened since the last line of metrics: loss, throughput, time spent waiting for data."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 
 class Meter:
-    """Sums over an interval. The loss stays on the device; only `loss` waits for it."""
+    """Sums over an interval. The loss stays on the device; only `losses` waits for it."""
 
     def __init__(
-        self, device: torch.device, total: Callable[[Tensor], Tensor] | None, before: float
+        self,
+        device: torch.device,
+        before: float = 0.0,
+        process: int = 0,
+        processes: int = 1,
+        total: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """`before` is the training time of earlier attempts, in seconds."""
+        """`before` is the training time of earlier attempts, in seconds; `total` the sum of a
+        tensor over all processes."""
         # Exact to the last bit of the sum of float32 losses, wherever the device has float64.
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sum = torch.zeros((), dtype=dtype, device=device)
+        self._process, self._processes = process, processes
         self._count = 0
         self._total = total
         self._begun = time.monotonic() - before
@@ -43,17 +51,32 @@ class Meter:
         """Time that was spent on something else than training steps."""
         self._aside += seconds
 
-    def restore(self, loss_sum: float, count: int) -> None:
-        """Continue an interval in which a checkpoint was written."""
-        self._sum += loss_sum
-        self._count += count
+    def restore(self, sums: Sequence[float], count: int) -> None:
+        """Continue an interval in which a checkpoint was written, with what `losses` gave.
 
-    def loss(self) -> tuple[float, int]:
-        """Sum and count of the interval's losses over all processes. A collective, and the one
-        place where the host waits for the device between two lines of metrics."""
-        both = torch.stack([self._sum, torch.full_like(self._sum, self._count)])
-        loss_sum, count = (both if self._total is None else self._total(both)).tolist()
-        return loss_sum, int(count)
+        Each process takes up its own sum, so that the additions go on in the same order; on another
+        number of processes the first one takes all of them.
+        """
+        if len(sums) == self._processes:
+            self._sum += sums[self._process]
+            self._count += count // self._processes
+        elif self._process == 0:
+            self._sum += math.fsum(sums)
+            self._count += count
+
+    def losses(self) -> tuple[list[float], int]:
+        """The interval's sum of losses of each process, and the number of losses over all. A
+        collective, and the one place where the host waits for the device."""
+        parts = torch.zeros(self._processes + 1, dtype=self._sum.dtype, device=self._sum.device)
+        parts[self._process] = self._sum
+        parts[-1] = self._count
+        *sums, count = (parts if self._total is None else self._total(parts)).tolist()
+        return sums, int(count)
+
+    def loss(self) -> float:
+        """The interval's mean loss over all processes. A collective, as `losses`."""
+        sums, count = self.losses()
+        return math.fsum(sums) / count
 
     def pace(self) -> dict[str, float]:
         """Samples per second and the share of the time that was spent waiting for data."""

@@ -83,10 +83,10 @@ class Record:
         self.status("running")
         return float(json.loads(kept[-1])["seconds"]) if kept else 0.0
 
-    def metrics(self, line: Mapping[str, float]) -> None:
+    def metrics(self, line: Mapping[str, float | None]) -> None:
         """Append one record to metrics.jsonl; what is not finite becomes null."""
         assert self._metrics is not None, "begin comes first"
-        valid = {k: v if math.isfinite(v) else None for k, v in line.items()}
+        valid = {k: None if v is None or not math.isfinite(v) else v for k, v in line.items()}
         self._metrics.write(json.dumps(valid).encode() + b"\n")
 
     def sync(self) -> None:

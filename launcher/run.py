@@ -6,10 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from launcher import checkpoint, describe, record, settings
 from launcher.build import Parts, build
 from launcher.data import First, Split
-from launcher.errors import BUG, INTERRUPTED, CheckpointError, LauncherError, did_you_mean
+from launcher.errors import (
+    BUG,
+    INTERRUPTED,
+    CheckpointError,
+    LauncherError,
+    OutOfMemoryError,
+    did_you_mean,
+)
 from launcher.evaluate import BLOCK
 from launcher.layers import scalar
 from launcher.recipe import Loaded, blame, load
@@ -44,6 +53,13 @@ def execute(request: Request) -> None:
             dry_run(parts, screen)
         else:
             attempt(request, parts, origins, identity, screen)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"{world.device} is out of memory with micro_batch_size="
+            f"{scalar(hparams.micro_batch_size)} and batch_size={hparams.batch_size} over "
+            f"{world.processes} processes: {error} Give a smaller micro_batch_size=; the gradient "
+            f"stays that of the whole batch."
+        ) from error
     except Exception as error:
         if from_recipe(loaded, error):
             raise blame(loaded.path, error, "the recipe") from error

@@ -63,7 +63,7 @@ class Screen:
         description = f"epoch {epoch + 1}  step {place}/{steps_per_epoch}"
         self._live.update(self._task, completed=step, description=description)
 
-    def metrics(self, line: Mapping[str, float], total_steps: int) -> None:
+    def metrics(self, line: Mapping[str, float | None], total_steps: int) -> None:
         """A record: an evaluation as a line that stays, training in the progress display, or as a
         plain line every few seconds."""
         if "train/loss" not in line:
@@ -88,8 +88,10 @@ class Screen:
             self._live = None
 
 
-def shown(metric: str, value: float) -> str:
+def shown(metric: str, value: float | None) -> str:
     """A metric for people: accuracies in percent."""
+    if value is None:
+        return "not finite"
     return f"{value:.2%}".replace("%", " %") if "accuracy" in metric else f"{value:.4f}"
 
 

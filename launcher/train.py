@@ -1,7 +1,7 @@
 """The one loop. Whoever wants to know what happens in a run reads `train` from top to bottom."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +23,13 @@ class State:
     """Where a run is. With the weights and the optimizer this is all that a checkpoint holds."""
 
     step: int = 0
-    loss_sum: float = 0.0
-    """Of the losses since the last line of metrics, over all processes, and their number."""
+    loss_sums: list[float] = field(default_factory=list)
+    """Of the losses since the last line of metrics, for each process."""
     loss_count: int = 0
+    """Their number, over all processes."""
     records: int = 0
     """Lines in metrics.jsonl."""
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float | None] = field(default_factory=dict)
     """The last evaluation."""
     best: dict[str, Any] | None = None
     """Step and scores of the best evaluation so far, by the monitored metric."""
@@ -66,9 +67,8 @@ def train(
     world.restore_scaler(state.scaler)
     buffers = StepAverage(parts.model, plan.accumulation, world.processes)
     guard = Guard(world, plan)
-    meter = Meter(world.device, world.total, seconds)
-    if world.is_main:
-        meter.restore(state.loss_sum, state.loss_count)
+    meter = Meter(world.device, seconds, world.process, world.processes, world.total)
+    meter.restore(state.loss_sums, state.loss_count)
     micro_batches = feed(parts.data, plan, world.device, start=state.step, process=world.process)
     saved = time.monotonic()
 
@@ -99,9 +99,9 @@ def train(
         screen.step(state.step, plan.steps_per_epoch)
 
         if logged := due(state.step, every["log"], plan.total_steps):
-            loss_sum, count = meter.loss()  # the host waits for the device here, and only here
-            guard.on_log(state.step, loss_sum / count)
-            line = {"train/loss": loss_sum / count, "train/lr": optimizer.param_groups[0]["lr"],
+            mean = meter.loss()  # the host waits for the device here, and only here
+            guard.on_log(state.step, mean)
+            line = {"train/loss": mean, "train/lr": optimizer.param_groups[0]["lr"],
                     "train/grad_norm": norm.item(), **meter.pace()}  # fmt: skip
             _note(record, screen, state, parts, meter, line)
             meter.restart()
@@ -113,7 +113,7 @@ def train(
             _note(record, screen, state, parts, meter, state.scores)
         late = logged and aside - saved > 60 * settings.checkpoint_minutes
         if improved or late or due(state.step, every["save"], plan.total_steps):
-            state.loss_sum, state.loss_count = meter.loss()
+            state.loss_sums, state.loss_count = meter.losses()
             state.scaler = world.scaler()
             _save(record, parts, state)  # last, since it makes the lines above durable
             saved = time.monotonic()
@@ -122,7 +122,7 @@ def train(
     return state
 
 
-def evaluate(parts: Parts) -> dict[str, float]:
+def evaluate(parts: Parts) -> dict[str, float | None]:
     """The exact scores of the model as it is, on the test split, equal on every process."""
     world = parts.world
     with world.inference():
@@ -150,7 +150,7 @@ def _seeds(plan: Plan, ticket: Ticket) -> list[int]:
 
 def _note(
     record: Record | None, screen: Screen, state: State, parts: Parts, meter: Meter,
-    values: dict[str, float],
+    values: Mapping[str, float | None],
 ) -> None:  # fmt: skip
     """One record: to metrics.jsonl first, then to the screen."""
     epoch = state.step / parts.plan.steps_per_epoch
@@ -164,6 +164,8 @@ def _note(
 def _better(monitor: str, state: State) -> bool:
     """Whether the last evaluation is the best so far; if so it is noted."""
     value = state.scores[monitor]
+    if value is None:
+        return False
     if state.best is not None:
         before = state.best["scores"][monitor]
         if not (value < before if "loss" in monitor else value > before):

@@ -2,7 +2,7 @@
 
     python scripts/bench.py                                # synthetic images, the shape of CIFAR-10
     python scripts/bench.py --data data --json bench.json  # real CIFAR-10 from data/
-    python scripts/bench.py --startup                      # from the command to step one
+    python scripts/bench.py --startup                      # until the first step
 
 Both train LeNet on the same images with the same optimizer and threads, in one process, in windows
 that take turns, so that what else the machine does meets both. The floor keeps its images as
@@ -11,7 +11,7 @@ nothing. Reported: samples per second as medians over the windows with the quart
 of the medians.
 
 `--startup` takes turns between importing torch and accelerate in a new interpreter and a run of
-fashion_mlp on digits, timed until the first line of its metrics is there, which is its first step's.
+fashion_mlp on digits, timed until the first line of its metrics, which is its first step's.
 """
 
 import argparse
