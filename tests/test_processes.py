@@ -53,6 +53,23 @@ def loss(model, batch):
             file.write(digest + "\\n")
     return losses.cross_entropy(model, batch)
 
+def count_exchanges(model):
+    """One line in exchanges.txt for each exchange of gradients."""
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+    def hook(state, bucket):
+        with open(f"exchanges-{os.environ['RANK']}.txt", "a") as file:
+            file.write("x\\n")
+        return allreduce_hook(state, bucket)
+    model.register_comm_hook(None, hook)
+
+if os.environ.get("COUNT"):
+    plain, seen = loss, set()
+    def loss(model, batch):
+        if hasattr(model, "register_comm_hook") and not seen:
+            seen.add(model)
+            count_exchanges(model)
+        return plain(model, batch)
+
 if os.environ.get("CONTROL"):
     from launcher import rng, train
     def seeds(plan, ticket):
@@ -171,6 +188,12 @@ def test_every_micro_batch_and_dropout_mask_is_the_same_on_any_number_of_process
 def test_seeding_by_process_would_be_noticed(runs: dict[str, Path], tmp_path: Path) -> None:
     control = launch(tmp_path / "c", RECIPE, 2, "micro_batch_size=16", CONTROL="1")
     assert micro_batches(control, 2, 2) != micro_batches(runs["1"], 1, 4)
+
+
+def test_gradients_are_exchanged_once_a_step(tmp_path: Path) -> None:
+    run = launch(tmp_path / "c", RECIPE, 2, "micro_batch_size=8", COUNT="1")
+    exchanges = (run.parent.parent / "exchanges-0.txt").read_text().split()
+    assert len(exchanges) == 22  # steps, of four micro-batches in each process
 
 
 def test_final_weights_differ_by_rounding_only(runs: dict[str, Path]) -> None:
