@@ -54,7 +54,6 @@ def loss(model, batch):
     return losses.cross_entropy(model, batch)
 
 def count_exchanges(model):
-    """One line in exchanges.txt for each exchange of gradients."""
     from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
     def hook(state, bucket):
         with open(f"exchanges-{os.environ['RANK']}.txt", "a") as file:
