@@ -117,7 +117,8 @@ def _refuse(error: LauncherError) -> None:
     """
     from launcher.screen import refuse
 
-    process = int(os.environ.get("RANK", "0"))
+    rank = os.environ.get("RANK", "0")
+    process = int(rank) if rank.isdecimal() else 0
     if type(error).__name__ == "RefusedElsewhere":
         return
     if process:

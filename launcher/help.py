@@ -48,11 +48,13 @@ class Setting:
 
 def fields(source: str, bases: set[str]) -> Iterator[Setting]:
     """The fields of the classes in `source` that are named in `bases` or derive from one."""
+    found = set(bases)
     for node in ast.parse(source).body:
         if not isinstance(node, ast.ClassDef):
             continue
-        if not {node.name, *(ast.unparse(base).rpartition(".")[2] for base in node.bases)} & bases:
+        if not {node.name, *(ast.unparse(base).rpartition(".")[2] for base in node.bases)} & found:
             continue
+        found.add(node.name)
         for place, line in enumerate(node.body):
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
                 yield Setting(

@@ -62,9 +62,9 @@ def read(environ: Mapping[str, str] = os.environ) -> Launch:
         )
     torchrun = "TORCHELASTIC_RUN_ID" in environ
     return Launch(
-        process=int(environ.get("RANK", 0)),
-        processes=int(environ.get("WORLD_SIZE", 1)),
-        local_processes=int(environ.get("LOCAL_WORLD_SIZE", 1)),
+        process=_whole(environ, "RANK", 0),
+        processes=_whole(environ, "WORLD_SIZE", 1),
+        local_processes=_whole(environ, "LOCAL_WORLD_SIZE", 1),
         precision=precision,
         cpu=_true(environ.get("ACCELERATE_USE_CPU", "")),
         command="accelerate launch" if accelerated else "torchrun" if torchrun else "python",
@@ -78,6 +78,13 @@ def hidden_config(environ: Mapping[str, str] = os.environ) -> Path | None:
     )
     path = Path(cache).expanduser() / "accelerate" / "default_config.yaml"
     return path if path.is_file() else None
+
+
+def _whole(environ: Mapping[str, str], variable: str, default: int) -> int:
+    text = environ.get(variable, str(default))
+    if not text.isdecimal():
+        raise SettingsError(f"the environment has {variable}={text!r}, which is no number.")
+    return int(text)
 
 
 def _true(text: str) -> bool:

@@ -65,9 +65,10 @@ def from_argument(argument: str) -> Given:
             f"{argument!r} is neither a switch nor a setting: settings are given as key=value."
         )
     try:
+        _refuse_references(text, "argument")
         node = yaml.compose(text, _Loader)
         value = _plain(node, "argument") if node is not None else None
-    except (SettingsError, yaml.YAMLError, ValueError):
+    except (SettingsError, yaml.YAMLError, ValueError, RecursionError):
         value = text  # no YAML: a text such as `a: b`, or one that the field's type will refuse
     if isinstance(value, dict):
         value = text
@@ -95,12 +96,7 @@ def from_file(path: Path) -> list[Given]:
 
 
 def _entries(text: str, path: Path) -> Iterator[Given]:
-    for event in yaml.parse(text, _Loader):
-        line = _line(event.start_mark)
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise SettingsError(f"config {path}:{line}: anchors and aliases are not used here.")
-        if tag := getattr(event, "tag", None):
-            raise SettingsError(f"config {path}:{line}: the tag {tag} is not used here.")
+    _refuse_references(text, f"config {path}")
     root = yaml.compose(text, _Loader)
     if root is None:
         return
@@ -120,6 +116,15 @@ def _entries(text: str, path: Path) -> Iterator[Given]:
         yield Given(key, _plain(value_node, source), value_node.value if plain else None, source)
 
 
+def _refuse_references(text: str, source: str) -> None:
+    for event in yaml.parse(text, _Loader):
+        place = f"{source}:{_line(event.start_mark)}"
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise SettingsError(f"{place}: anchors and aliases are not used here.")
+        if tag := getattr(event, "tag", None):
+            raise SettingsError(f"{place}: the tag {tag} is not used here.")
+
+
 def _line(mark: Any) -> int:
     return int(mark.line) + 1 if mark is not None else 1
 
@@ -137,9 +142,12 @@ def _plain(node: yaml.Node, source: str) -> Any:
         case "bool":
             return text == "true"
         case "int":
-            return int(text)
+            try:
+                return int(text)
+            except ValueError as error:  # over 4300 digits
+                raise SettingsError(f"{source}: a number of {len(text)} digits.") from error
         case "float":
-            return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+            return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
         case _:
             return text
 

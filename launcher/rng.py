@@ -38,14 +38,15 @@ def bits(seed: int, *words: int | Int64s) -> Uint64s:
         scalars += 1
     state: Uint64s = np.array([fold(seed, *(int(word) for word in words[:scalars]))], np.uint64)
     for word in words[scalars:]:
-        array = np.asarray(word, np.int64).astype(np.uint64)  # two's complement, as in `fold`
+        signed = np.atleast_1d(np.asarray(word, np.int64))
+        array = signed.astype(np.uint64)  # two's complement, as in `fold`
         state = _mix((state ^ _mix(array + np.uint64(_GAMMA))) + np.uint64(_GAMMA))
     return state
 
 
 def fold(seed: int, *words: int) -> int:
     """`bits` for integers alone, without numpy: 1 µs a word instead of 10."""
-    state = _mix_int(seed + _GAMMA)
+    state = _mix_int(_mix_int(seed + _GAMMA))  # twice: or seed and first word could change places
     for word in words:
         state = _mix_int((state ^ _mix_int(word + _GAMMA)) + _GAMMA)
     return state

@@ -181,13 +181,14 @@ def _resolve(
             values[item.key] = _validate(item, hints[item.key])
         except ValueError as error:
             problems[item.key] = f"{item.key}: {error}; got {item.shown} (from {item.source})."
-    required = [
-        field.name
-        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-        and field.name not in origins
-    ]
+    required = []
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name in origins:
+            continue
+        if field.default is not dataclasses.MISSING:
+            problems |= _wrong_default(field.name, field.default, hints[field.name])
+        elif field.default_factory is dataclasses.MISSING:
+            required.append(field.name)
     if required:
         problems[""] = f"no value for {listed(required)}: give it as {required[0]}=VALUE."
     if problems:
@@ -217,14 +218,31 @@ def _validate(item: Given, annotation: Any) -> Any:
     members = _members(annotation)
     as_typed = str in members and not (item.value is None and type(None) in members)
     value = item.text if as_typed and item.text is not None else item.value
-    for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, float) and not math.isfinite(number):
-            raise ValueError("must be a finite number")
+    if not _finite(value):
+        raise ValueError("must be a finite number")
     try:
-        return TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
+        valid = TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         reasons = {detail["msg"].removeprefix("Input ") for detail in error.errors()}
         raise ValueError(" or ".join(sorted(reasons))) from None
+    if not _finite(valid):  # a whole number too large for a float
+        raise ValueError("must be a finite number")
+    return valid
+
+
+def _wrong_default(name: str, default: Any, annotation: Any) -> dict[str, str]:
+    try:
+        TypeAdapter(annotation).validate_python(default)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Input ")
+        return {name: f"{name}: {reason}; got {default!r} (from the class's default)."}
+    return {}
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _members(annotation: Any) -> list[Any]:

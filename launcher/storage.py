@@ -76,8 +76,9 @@ def _explained(doing: str, path: Path) -> Iterator[None]:
 
 def make_folder(path: Path) -> None:
     """A folder and the ones above it; nothing happens to those that are there."""
-    if path.is_dir():
-        return
+    with _explained("make the folder", path):
+        if path.is_dir():
+            return
     make_folder(path.parent)
     with _explained("make the folder", path):
         try:
@@ -105,6 +106,7 @@ def create(path: Path, data: bytes) -> None:
 def replace(path: Path, data: bytes) -> None:
     """Write a small file so that a reader, or a crash, finds the old or the new one, whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove(temporary)  # of a killed process that had our number
     try:
         create(temporary, data)
         with _explained("write", path):
@@ -140,9 +142,9 @@ def rename(old: Path, new: Path) -> None:
 
 def names(folder: Path) -> list[str]:
     """What lies in a folder, sorted; nothing if there is no folder."""
-    if not folder.is_dir():
-        return []
     with _explained("list", folder):
+        if not folder.is_dir():
+            return []
         return sorted(disk.listdir(folder))
 
 
@@ -173,7 +175,11 @@ class Appender:
         self.path = path
         with _explained("open", path):
             self._file = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            disk.truncate(self._file, size)
+            try:
+                disk.truncate(self._file, size)
+            except OSError:
+                disk.close(self._file)
+                raise
         self.size = size
 
     def write(self, data: bytes) -> None:
@@ -197,15 +203,17 @@ class Lock:
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         with _explained("lock", path):
             self._file = disk.open(path, os.O_RDWR | os.O_CREAT)
 
     def acquire(self, *, wait: bool = False) -> bool:
         """True when the lock is ours; without `wait`, False when another process has it."""
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except (BlockingIOError, PermissionError):
-            return False
+        with _explained("lock", self.path):
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except (BlockingIOError, PermissionError):
+                return False
         return True
 
     def release(self) -> None:

@@ -1,0 +1,402 @@
+"""The house as a whole: who may import whom, and what nobody may do."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import launcher
+
+ROOT = Path(__file__).resolve().parent.parent
+HOUSE = ROOT / "launcher"
+
+FLOORS: list[set[str]] = [
+    {"errors", "rng", "durations", "plan", "layers", "settings", "naming", "storage", "launch"}
+    | {"request"},
+    {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
+    | {"models", "models.lenet", "models.mlp", "models.resnet"}
+    | {"sources", "sources.arrays", "sources.cifar10", "sources.digits", "sources.download"}
+    | {"sources.mnist", "sources.synthetic"},
+    {"recipe", "checkpoint", "record", "screen"},
+    {"strategy", "guard", "meter", "evaluate", "build", "train"},
+    {"describe", "run", "show", "help", "cli", "__main__", ""},
+]
+
+# A file may also import these from its own floor, and no others.
+BESIDE: dict[str, set[str]] = {
+    "plan": {"errors", "rng", "durations"},
+    "layers": {"errors"},
+    "settings": {"errors", "durations", "layers"},
+    "naming": {"layers"},
+    "storage": {"errors"},
+    "launch": {"errors"},
+    "request": {"launch", "layers", "settings"},
+    "augment": {"data"},
+    "losses": {"data"},
+    "metrics": {"data"},
+    "models": {"models.lenet", "models.mlp", "models.resnet"},
+    "sources": {"sources.arrays", "sources.cifar10", "sources.digits", "sources.mnist"}
+    | {"sources.synthetic"},
+    "sources.arrays": {"data"},
+    "sources.cifar10": {"sources.arrays", "sources.download"},
+    "sources.digits": {"sources.arrays"},
+    "sources.mnist": {"sources.arrays", "sources.download"},
+    "sources.synthetic": {"sources.arrays"},
+    "guard": {"strategy"},
+    "build": {"strategy"},
+    "train": {"build", "guard", "meter", "evaluate", "strategy"},
+    "run": {"describe"},
+    "show": {"describe", "run"},
+    "cli": {"help", "show", "run"},
+    "__main__": {"cli"},
+}
+
+OTHERS: list[set[str]] = [  # what a floor may import besides the standard library and the house
+    {"numpy", "pydantic", "yaml"},
+    {"numpy", "torch"},
+    {"numpy", "torch", "safetensors", "rich"},
+    {"numpy", "torch", "accelerate"},
+    {"numpy", "torch"},
+]
+
+PUBLIC = [
+    "Batch",
+    "Data",
+    "Hparams",
+    "Recipe",
+    "SampleRng",
+    "Source",
+    "Split",
+    "augment",
+    "losses",
+    "metrics",
+    "models",
+    "optim",
+    "schedules",
+    "sources",
+]
+
+
+def modules() -> dict[str, Path]:
+    """Every file of the package by its name in it: `plan`, `models`, `models.mlp`, `` itself."""
+    found = {}
+    for path in sorted(HOUSE.rglob("*.py")):
+        parts = path.relative_to(HOUSE).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+MODULES = modules()
+TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
+
+
+def imports(tree: ast.AST, *, inside_functions: bool = True) -> Iterator[str]:
+    """Every module that a tree imports, with `a.b` for `from a import b` as well as for `a.b.c`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "no relative imports here"
+            assert node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif inside_functions or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from imports(node, inside_functions=inside_functions)
+
+
+def ours(tree: ast.AST) -> set[str]:
+    """The files of the house that a tree imports, by the names of `modules`."""
+    found = set()
+    for name in imports(tree):
+        if name.partition(".")[0] != "launcher":
+            continue
+        inner = name.partition(".")[2]
+        while inner and inner not in MODULES:  # `plan.Plan` is in `plan`
+            inner = inner.rpartition(".")[0]
+        found.add(inner)
+    return found
+
+
+def outside(tree: ast.AST) -> set[str]:
+    """The packages that a tree imports, without the standard library and the house."""
+    top = {name.partition(".")[0] for name in imports(tree)}
+    return top - sys.stdlib_module_names - {"launcher"}
+
+
+def floor_of(name: str) -> int:
+    (floor,) = (number for number, names in enumerate(FLOORS) if name in names)
+    return floor
+
+
+# ── floors ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_file_stands_on_one_floor() -> None:
+    listed = [name for floor in FLOORS for name in floor]
+    assert sorted(listed) == sorted(MODULES), "a new file needs a floor, here and in the design"
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_file_imports_only_from_floors_below_it_or_the_files_named(name: str) -> None:
+    floor = floor_of(name)
+    used = ours(TREES[name])
+    if name == "":  # the public names, whose homes are loaded when they are first used
+        used = set()
+    beside = {other for other in used if floor_of(other) == floor}
+    assert not {other for other in used if floor_of(other) > floor}
+    assert beside <= BESIDE.get(name, set())
+
+
+def test_an_import_from_above_would_be_seen() -> None:
+    """The negative control, in every way that an import can be written."""
+    for line in (
+        "import launcher.train",
+        "from launcher import train",
+        "from launcher.train import train",
+        "def f():\n    from launcher.train import train",
+        "if TYPE_CHECKING:\n    import launcher.train as t",
+        "try:\n    pass\nexcept ImportError:\n    from launcher.train import train as t",
+    ):
+        assert ours(ast.parse(line)) == {"train"}, line
+    assert ours(ast.parse("from launcher.models.mlp import MLP")) == {"models.mlp"}
+    assert outside(ast.parse("import os, torch.nn\nfrom yaml import load")) == {"torch", "yaml"}
+
+
+def test_the_files_of_a_floor_form_no_circle() -> None:
+    done: set[str] = set()
+    waiting = dict(BESIDE)
+    while waiting:
+        free = [name for name, names in waiting.items() if not (names - done) & waiting.keys()]
+        assert free, f"a circle among {sorted(waiting)}"
+        done |= {*free}
+        for name in free:
+            del waiting[name]
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_floor_uses_the_packages_that_belong_to_it(name: str) -> None:
+    assert outside(TREES[name]) <= OTHERS[floor_of(name)]
+
+
+@pytest.mark.parametrize("name", sorted(FLOORS[0]))
+def test_the_ground_knows_no_torch(name: str) -> None:
+    assert "torch" not in outside(TREES[name])
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(MODULES) if name.startswith("models")])
+def test_models_need_torch_only(name: str) -> None:
+    assert outside(TREES[name]) <= {"torch"}
+    assert all(other.startswith("models") for other in ours(TREES[name]))
+
+
+def test_accelerate_lives_in_strategy_and_nowhere_else() -> None:
+    assert {name for name, tree in TREES.items() if "accelerate" in outside(tree)} == {"strategy"}
+
+
+@pytest.mark.parametrize("package", ["torchvision", "sklearn", "wandb", "matplotlib", "PIL"])
+def test_a_slow_package_is_imported_when_it_is_needed(package: str) -> None:
+    for name, tree in TREES.items():
+        at_once = {other.partition(".")[0] for other in imports(tree, inside_functions=False)}
+        assert package not in at_once, name
+
+
+def test_the_command_line_does_not_import_torch() -> None:
+    code = (
+        "import sys, launcher, launcher.cli\n"
+        "slow = {'torch', 'accelerate', 'torchvision', 'sklearn', 'wandb', 'matplotlib'}\n"
+        "assert 'launcher.settings' in sys.modules\n"
+        "sys.exit(str(slow & sys.modules.keys()) if slow & sys.modules.keys() else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_ground_is_imported_without_torch() -> None:
+    """Also through what its packages import."""
+    names = [f"launcher.{name}" for name in sorted(FLOORS[0])]
+    code = f"import sys, {', '.join(names)}\nsys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60)
+    assert done.returncode == 0
+
+
+# ── what nobody does ─────────────────────────────────────────────────────────────────────────────
+
+
+def calls(tree: ast.AST) -> set[str]:
+    """What is called, as it is written: `print`, `torch.load`; and every name that is mentioned."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            found.add(ast.unparse(node.func))
+        elif isinstance(node, ast.Attribute):
+            found.add(ast.unparse(node))
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            found.add(node.id)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_nothing_is_unpickled_evaluated_or_printed(name: str) -> None:
+    used = calls(TREES[name])
+    forbidden = {"torch.load", "torch.save", "eval", "print", "__import__", "os.system"}
+    if name != "recipe":
+        forbidden |= {"exec", "compile"}
+    assert not used & forbidden
+    packages = {other.partition(".")[0] for other in imports(TREES[name])}
+    assert not packages & {"pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib"}
+    words = {node.arg for node in ast.walk(TREES[name]) if isinstance(node, ast.keyword)}
+    assert not words & {"allow_pickle", "weights_only", "shell"}
+
+
+def test_what_is_forbidden_would_be_seen() -> None:
+    for line, word in (
+        ("print('x')", "print"),
+        ("x = eval", "eval"),
+        ("x = torch.load(path)", "torch.load"),
+        ("exec(compile(a, b, 'exec'))", "exec"),
+        ("def f():\n    return eval('1')", "eval"),
+    ):
+        assert word in calls(ast.parse(line)), line
+    assert "eval" not in calls(ast.parse("model.eval()")), "the method of a torch module is fine"
+
+
+def test_there_is_no_utils_file() -> None:
+    words = {"utils", "util", "helpers", "helper", "common", "misc", "core", "base"}
+    assert not words & {name.rpartition(".")[2] for name in MODULES}
+
+
+def test_no_class_is_named_for_nothing() -> None:
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                ends = ("Manager", "Handler", "Processor", "Container", "Trainer", "Helper")
+                assert not node.name.endswith(ends), name
+
+
+# ── recipes and public names ─────────────────────────────────────────────────────────────────────
+
+
+def test_the_public_names_are_a_promise() -> None:
+    assert launcher.__all__ == PUBLIC
+    assert dir(launcher) == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there(name: str) -> None:
+    found = getattr(launcher, name)
+    homes = {"Batch", "Data", "Hparams", "Recipe", "SampleRng", "Source", "Split"}
+    if name in homes:
+        assert found is getattr(import_module(f"launcher.{launcher._HOMES[name]}"), name)
+    else:
+        assert found is import_module(f"launcher.{name}")
+
+
+def test_another_name_is_not_there() -> None:
+    for name in ("Trainer", "_order", "Plan"):
+        assert not hasattr(launcher, name)
+
+
+def test_type_checkers_see_the_same_public_names() -> None:
+    """The `if TYPE_CHECKING` block of `launcher/__init__.py` repeats them."""
+    (block,) = (node for node in TREES[""].body if isinstance(node, ast.If))
+    assert sorted(name.rpartition(".")[2] for name in imports(block)) == PUBLIC
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.py")), ids=lambda p: p.stem)
+def test_a_recipe_uses_public_names_and_no_other_recipe(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    recipes = {other.stem for other in path.parent.glob("*.py")}
+    for name in imports(tree):
+        package, _, inner = name.partition(".")
+        assert package in sys.stdlib_module_names | {"launcher", "torch", "math"}
+        assert package not in {"recipes", "importlib", "runpy"} | recipes
+        if package == "launcher":
+            assert inner in PUBLIC, name
+
+
+# ── words ────────────────────────────────────────────────────────────────────────────────────────
+
+# What a name and a type say in full: methods of one line, and what torch calls.
+WITHOUT_DOCSTRING = {
+    "buffers": {"StepAverage.begin_pass", "StepAverage.end_pass"},
+    "build": {"Parts.recipe"},
+    "checkpoint": {"folder_of"},
+    "data": {"Resident.nbytes", "Resident.to"},
+    "describe": {"parameters"},
+    "errors": {  # the tree at the top of the file says what each is for
+        "SettingsError",
+        "RecipeError",
+        "DataError",
+        "CheckpointError",
+        "NonFiniteError",
+        "StorageError",
+        "LockedError",
+        "DistributedError",
+        "OutOfMemoryError",
+    },
+    "launch": {"Launch.is_main"},
+    "layers": {"Given.shown"},
+    "models.lenet": {"LeNet.forward"},
+    "models.mlp": {"MLP.forward"},
+    "models.resnet": {"BasicBlock.forward", "ResNet.forward"},
+    "parallel": {"DataParallel.forward"},
+    "plan": {"Sizes.seed", "Sizes.epochs", "Sizes.batch_size", "Sizes.micro_batch_size"}
+    | {"Plan.total_steps"},
+    "recipe": {"Loaded.sha256"},
+    "record": {"Record.close"},
+    "sources.arrays": {"Arrays.fingerprint", "Arrays.nbytes"},
+    "storage": {  # one call of the operating system each
+        "Disk.open",
+        "Disk.write",
+        "Disk.read",
+        "Disk.fsync",
+        "Disk.truncate",
+        "Disk.close",
+        "Disk.rename",
+        "Disk.unlink",
+        "Disk.mkdir",
+        "Disk.rmdir",
+        "Disk.listdir",
+        "Appender.write",
+        "Appender.sync",
+        "Appender.close",
+        "Lock.release",
+    },
+    "strategy": {"World.device", "World.process", "World.processes", "World.is_main"},
+}
+
+
+def silent(tree: ast.AST, prefix: str = "") -> Iterator[str]:
+    """Public functions, classes and methods without a docstring."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if node.name.startswith("_"):
+            continue
+        if not ast.get_docstring(node):
+            yield prefix + node.name
+        if isinstance(node, ast.ClassDef):
+            yield from silent(node, f"{prefix}{node.name}.")
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_what_is_public_says_what_it_is_for(name: str) -> None:
+    assert ast.get_docstring(TREES[name]), "a file says what it is for"
+    assert set(silent(TREES[name])) <= WITHOUT_DOCSTRING.get(name, set())
+
+
+def test_no_exception_for_a_docstring_is_out_of_date() -> None:
+    for name, allowed in WITHOUT_DOCSTRING.items():
+        assert allowed <= set(silent(TREES[name])), name
+
+
+@pytest.mark.parametrize("path", sorted(MODULES.values()), ids=lambda p: p.stem)
+def test_a_file_has_one_subject(path: Path) -> None:
+    """The design aims at 200 lines in a file; 300 is where a second subject has crept in."""
+    assert len(path.read_text().splitlines()) <= 300
