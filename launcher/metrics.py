@@ -19,4 +19,4 @@ def classification(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 def regression(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """`loss`: the squared error, averaged over a sample's outputs; float32, shape (N,)."""
     output, target = model(batch["image"]).float(), batch["target"]
-    return {"loss": F.mse_loss(output, target, reduction="none").flatten(1).mean(1)}
+    return {"loss": F.mse_loss(output, target, reduction="none").reshape(len(output), -1).mean(1)}

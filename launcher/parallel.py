@@ -30,7 +30,9 @@ class DataParallel(nn.Module):
                 sizes = [buffer.numel() for buffer in self._floating]
                 parts = torch.split(buffers.mean(0), sizes)
                 for buffer, mean in zip(self._floating, parts, strict=True):
-                    buffer.copy_(mean.view_as(buffer))
+                    # Past autograd's version count: batch norm hands its running averages to
+                    # backward, which in training does not read them.
+                    buffer.data.copy_(mean.view_as(buffer))
         return output
 
 

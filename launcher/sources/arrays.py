@@ -30,6 +30,8 @@ class Arrays:
                 f"images must be uint8 of shape (N, C, H, W), at least one; "
                 f"these are {image.dtype} of shape {tuple(image.shape)}."
             )
+        if label.dtype != torch.int64:
+            raise DataError(f"labels must be int64; these are {label.dtype}.")
         if label.shape != image.shape[:1]:
             raise DataError(f"{len(image)} images have {len(label)} labels: every image needs one.")
         wrong = torch.nonzero((label < 0) | (label >= len(classes))).flatten()
@@ -51,6 +53,11 @@ class Arrays:
         fingerprint: str | None = None,
     ) -> "Arrays":  # fmt: skip
         """From numpy arrays; images without a channel dimension, (N, H, W), get one."""
+        if image.dtype != np.uint8 or label.dtype.kind not in "iu":
+            raise DataError(
+                f"images must be uint8 and labels whole numbers; these are {image.dtype} and "
+                f"{label.dtype}."
+            )
         if image.ndim == 3:
             image = image[:, None]
         pixels = torch.from_numpy(np.require(image, np.uint8, ["C", "W"]))

@@ -7,7 +7,9 @@ bytes are known, and the pixels and labels are read from where they lie.
 
 import hashlib
 import re
+import secrets
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from launcher import storage
 from launcher.errors import DataError
 from launcher.sources.arrays import Arrays
-from launcher.sources.download import Remote, fetch
+from launcher.sources.download import Remote, fetch, turns
 
 FOLDER = "cifar-10-batches-py"
 CLASSES = (
@@ -82,14 +84,32 @@ def parse(raw: bytes) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 
 def _install(root: Path) -> None:
-    archive = fetch(_ARCHIVE, root / "cifar-10-python.tar.gz")
-    if (root / FOLDER).exists() and all((root / FOLDER / name).is_file() for name in MD5):
-        return
-    unpacked = root / f".{FOLDER}.tmp"
-    storage.remove(unpacked)
-    storage.make_folder(unpacked)
-    with tarfile.open(archive) as tar:
-        tar.extractall(unpacked, filter="data")
-    storage.remove(root / FOLDER)
-    storage.rename(unpacked / FOLDER, root / FOLDER)
-    storage.remove(unpacked)
+    """Fetch the archive if it is not there, and unpack it, into a temporary name first."""
+    archive = root / "cifar-10-python.tar.gz"
+    with turns(root / FOLDER):
+        if all((root / FOLDER / name).is_file() for name in MD5):
+            return
+        fetch(_ARCHIVE, archive)
+        unpacked = root / f".{FOLDER}.{secrets.token_hex(8)}.tmp"
+        try:
+            _unpack(archive, unpacked)
+            storage.remove(root / FOLDER)
+            storage.rename(unpacked / FOLDER, root / FOLDER)
+        finally:
+            storage.remove(unpacked)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    try:
+        with archive.open("rb") as file:
+            md5 = hashlib.file_digest(file, "md5").hexdigest()
+        if md5 != _ARCHIVE.md5:
+            raise DataError(
+                f"{archive} is damaged: its md5 is {md5}, CIFAR-10's is {_ARCHIVE.md5}. Remove it; "
+                f"the next run fetches it again."
+            )
+        storage.make_folder(folder)
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise DataError(f"{archive} cannot be unpacked to {folder.parent}: {error}.") from error

@@ -7,6 +7,8 @@ import os
 import secrets
 import tempfile
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,20 +32,27 @@ class Remote:
 def fetch(remote: Remote, target: Path) -> Path:
     """The file at `target`, downloaded if it is not there; returns `target`.
 
-    Processes of a machine that want the same file take turns: one downloads, the others find it.
     Raises DataError when no try succeeded, or when what came has another checksum.
     """
+    with turns(target):
+        if not target.is_file():
+            _download(remote, target)
+    return target
+
+
+@contextmanager
+def turns(target: Path) -> Iterator[None]:
+    """Processes of a machine that want the same file or folder take turns: the first one makes it,
+    the others find it."""
     digest = hashlib.sha256(str(target.resolve()).encode(errors="surrogateescape")).hexdigest()
     # Not beside the target: a download that fails leaves nothing there.
     place = Path(tempfile.gettempdir()) / f"launcher-{os.getuid()}-{digest[:16]}.lock"
     lock = storage.Lock(place)
     lock.acquire(wait=True)
     try:
-        if not target.is_file():
-            _download(remote, target)
+        yield
     finally:
         lock.release()
-    return target
 
 
 def _download(remote: Remote, target: Path) -> None:

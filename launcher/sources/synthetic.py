@@ -17,7 +17,8 @@ def synthetic(
     `samples`: 10,000 for training and 2,000 for testing if not given. `shape`: channels, height,
     width. The same arguments give the same images on every machine.
     """
-    count = samples or (10_000 if split == "train" else 2_000)
+    usual = 10_000 if split == "train" else 2_000
+    count = usual if samples is None else samples
     channels, height, width = shape
     part = 0 if split == "train" else 1
     label = (rng.bits(seed, rng.SYNTHETIC, part, 0, np.arange(count)) % np.uint64(classes)).astype(
