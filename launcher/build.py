@@ -14,6 +14,7 @@ from launcher import recipe as recipes
 from launcher import rng, sources
 from launcher.data import Batch, Data, Resident, assemble
 from launcher.errors import RecipeError, SettingsError, did_you_mean, listed
+from launcher.modes import evaluating
 from launcher.plan import Plan
 from launcher.recipe import Loaded, Recipe
 from launcher.rng import SampleRng
@@ -102,18 +103,15 @@ def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device
     for part in ("train", "test"):
         try:
             batches[part] = _sample(data, part, device)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise recipes.blame(loaded.path, error, f"making a {part} batch") from error
     hook = model.register_forward_hook(_OutputCheck(loaded, data, batches["train"]))
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model):
             loss = recipes.call(loaded, "loss", Tensor, model, batches["train"])
             metrics = recipes.call(loaded, "metrics", dict, model, batches["test"])
     finally:
         hook.remove()
-        model.train(training)
     _check_results(loaded, loss, metrics, batches["test"])
     return [f"test/{name}" for name in metrics]
 
@@ -135,10 +133,11 @@ class _OutputCheck:
     def __call__(self, model: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         fits = isinstance(output, Tensor) and output.ndim == 2 and output.shape[1] == self.classes
         if self.classes and isinstance(output, Tensor) and not fits:
+            samples = len(inputs[0])
             raise RecipeError(
                 f"recipe.model in {self.loaded.path} gives an output of shape "
-                f"{tuple(output.shape)} for {len(output)} samples of shape {self.shape}, but the "
-                f"data has {self.classes} classes: it should be ({len(output)}, {self.classes})."
+                f"{tuple(output.shape)} for {samples} samples of shape {self.shape}, but the "
+                f"data has {self.classes} classes: it should be ({samples}, {self.classes})."
             )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
@@ -30,7 +31,7 @@ from launcher.errors import CheckpointError, StorageError, listed
 
 FORMAT = 1
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
-_STEP = re.compile(r"step-(\d{12})")
+_STEP = re.compile(r"step-([0-9]{12})")
 _MOST_JSON = 1 << 26
 _EMPTY = "__none__"
 
@@ -41,7 +42,10 @@ class Checkpoint:
 
     step: int
     model: dict[str, Tensor]
+    kind: str
+    """The optimizer's class."""
     optimizer: dict[str, Tensor]
+    """Its state as `parameter.name/slot`."""
     state: dict[str, Any]
 
 
@@ -67,6 +71,7 @@ def save(
     manifest = _json({
         "format": FORMAT,
         "step": step,
+        "optimizer": type(optimizer).__name__,
         "files": {
             name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             for name, data in contents.items()
@@ -101,7 +106,8 @@ def prune(run: Path, keep: int, pinned: Iterable[int] = ()) -> None:
 def tidy(run: Path) -> None:
     """Remove unfinished and half-deleted folders. Only for the owner of the run's lock."""
     for name in storage.names(run):
-        if name.startswith((".tmp-", ".trash-")):
+        unfinished = name.startswith(".") and name.endswith(".tmp")
+        if unfinished or name.startswith((".tmp-", ".trash-")):
             storage.remove(run / name)
 
 
@@ -135,33 +141,47 @@ def read(run: Path, step: int) -> Checkpoint:
         commit = storage.read(folder / "COMMIT", most=64)
         if hashlib.sha256(manifest).hexdigest().encode() != commit:
             raise CheckpointError(f"{folder.name}: manifest.json is not the one that COMMIT names.")
-        listed_files = _checked_manifest(manifest, folder, step)
+        checked = _checked_manifest(manifest, folder, step)
         contents = {}
-        for name, entry in listed_files.items():
-            data = storage.read(folder / name, most=entry["bytes"])
-            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        for name, entry in checked.files.items():
+            data = storage.read(folder / name, most=entry.bytes)
+            if hashlib.sha256(data).hexdigest() != entry.sha256:
                 raise CheckpointError(f"{folder.name}: {name} was changed or cut short.")
             contents[name] = data
         optimizer = tensors_of(contents["optimizer.safetensors"])
         optimizer.pop(_EMPTY, None)
         state = json.loads(contents["state.json"])
-        return Checkpoint(step, tensors_of(contents["model.safetensors"]), optimizer, state)
+        model = tensors_of(contents["model.safetensors"])
+        return Checkpoint(step, model, checked.optimizer, optimizer, state)
     except StorageError as error:
         raise CheckpointError(f"{folder.name}: {error}") from error
     except (SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder.name}: {type(error).__name__}: {error}.") from error
 
 
-def _checked_manifest(manifest: bytes, folder: Path, step: int) -> dict[str, dict[str, Any]]:
+class _File(BaseModel, extra="forbid", strict=True):
+    bytes: int
+    sha256: str
+
+
+class _Manifest(BaseModel, extra="forbid", strict=True):
+    """What manifest.json must look like; pydantic's error is a ValueError."""
+
+    format: int
+    step: int
+    optimizer: str
+    files: dict[str, _File]
+
+
+def _checked_manifest(manifest: bytes, folder: Path, step: int) -> _Manifest:
     document = json.loads(manifest)
-    if document.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{folder.name}: has format {document.get('format')}, this launcher reads {FORMAT}."
-        )
-    files: dict[str, dict[str, Any]] = document["files"]
-    if document["step"] != step or sorted(files) != sorted(FILES):
+    version = document.get("format") if isinstance(document, dict) else None
+    if isinstance(version, int) and version != FORMAT:
+        raise CheckpointError(f"{folder.name}: has format {version}, this launcher reads {FORMAT}.")
+    found = _Manifest.model_validate_json(manifest)
+    if found.step != step or sorted(found.files) != sorted(FILES):
         raise CheckpointError(f"{folder.name}: manifest.json belongs to another checkpoint.")
-    return files
+    return found
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
@@ -180,6 +200,11 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> N
         if name not in names:
             differences.append(f"optimizer state of {name}: the recipe has no such parameter")
         slots.setdefault(name, {})[slot] = tensor
+    if checkpoint.kind != type(optimizer).__name__:
+        differences.append(
+            f"the optimizer is {type(optimizer).__name__} in the recipe and {checkpoint.kind} in "
+            f"the checkpoint"
+        )
     if differences:
         raise CheckpointError(
             f"step-{checkpoint.step:012d} does not fit the model that the recipe builds: "
@@ -240,8 +265,9 @@ def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     addresses = set()
     for name, tensor in tensors.items():
         host = tensor.detach().cpu().contiguous()
-        found[name] = host.clone() if host.data_ptr() in addresses else host
-        addresses.add(host.data_ptr())
+        address = host.untyped_storage().data_ptr()
+        found[name] = host.clone() if address in addresses else host
+        addresses.add(address)
     return found
 
 

@@ -31,6 +31,7 @@ def run(
         "compile": parts.settings.compile,
         "torch": torch.__version__,
         "identity": dict(identity),
+        "data": data(parts),
     }
     begun = {"from_step": step, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
              "host": socket.gethostname()}  # fmt: skip

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.data import Batch, Data, assemble
+from launcher.modes import evaluating
 from launcher.rng import SampleRng
 
 BLOCK: Final = 256
@@ -31,26 +32,21 @@ def scores(
 ) -> dict[str, Tensor]:  # fmt: skip
     """Every metric of every test sample, in the split's order: float32, (samples,), on the host.
 
-    `total` is the sum of a tensor over all processes. The model is left in the mode it was in.
+    `total` is the sum of a tensor over all processes. The model's modes are left as they were.
     """
     samples = len(data.test.source)
     block = min(BLOCK, samples)
     found: dict[str, Tensor] = {}
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            # A process without a block computes the first one for its shape and keeps nothing.
-            for first in range(process * block, samples, processes * block) or (0,):
-                index = np.minimum(np.arange(first, first + block, dtype=np.int64), samples - 1)
-                batch = assemble(data, data.test, index, SampleRng(seed, 0, index), device)
-                mine = first // block % processes == process
-                real = min(block, samples - first) if mine else 0
-                for name, values in metrics(model, batch).items():
-                    place = found.setdefault(name, torch.zeros(samples, device=device))
-                    place[first : first + real] = values[:real]
-    finally:
-        model.train(training)
+    with evaluating(model):
+        # A process without a block computes the first one for its shape and keeps nothing.
+        for first in range(process * block, samples, processes * block) or (0,):
+            index = np.minimum(np.arange(first, first + block, dtype=np.int64), samples - 1)
+            batch = assemble(data, data.test, index, SampleRng(seed, 0, index), device)
+            mine = first // block % processes == process
+            real = min(block, samples - first) if mine else 0
+            for name, values in metrics(model, batch).items():
+                place = found.setdefault(name, torch.zeros(samples, device=device))
+                place[first : first + real] = values[:real] + 0.0  # -0.0 does not survive a sum
     if total is not None and found:
         summed = total(torch.stack([found[name] for name in sorted(found)]))
         found = dict(zip(sorted(found), summed, strict=True))

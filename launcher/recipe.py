@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -150,25 +151,25 @@ def _blamed(path: Path, what: str) -> Iterator[None]:
     """Turn what a recipe's code raises into a RecipeError that says where; ours pass through."""
     try:
         yield
-    except LauncherError:
+    except (LauncherError, torch.OutOfMemoryError):
         raise
     except SyntaxError as error:
-        place = f"{error.filename}:{error.lineno}:{error.offset}"
-        raise RecipeError(f"{place}: {error.msg}.") from None
-    except SystemExit as error:
-        raise RecipeError(f"{what} in {path} ended the program with exit({error.code}).") from None
-    except Exception as error:
+        line = f"{error.lineno}:{error.offset}: " if error.lineno else ""
+        raise RecipeError(f"{error.filename or path}:{line or ' '}{error.msg}.") from None
+    except (Exception, SystemExit) as error:
         raise blame(path, error, what) from error
 
 
-def blame(path: Path, error: Exception, what: str) -> LauncherError:
+def blame(path: Path, error: Exception | SystemExit, what: str) -> LauncherError:
     """A refusal of ours as it is; else a RecipeError with the recipe's line that was running."""
     if isinstance(error, LauncherError):
         return error
+    if isinstance(error, SystemExit):
+        return RecipeError(f"{what} in {path} ended the program with exit({error.code}).")
     text = f"{type(error).__name__}: {error}".rstrip(".")
     if isinstance(error, TypeError) and "Recipe.__init__()" in text:
         fields = [field.name for field in dataclasses.fields(Recipe)]
-        unknown = text.rpartition("'")[0].rpartition("'")[2]
+        unknown = text.rpartition("'")[0].rpartition("'")[2] if "unexpected" in text else ""
         text += f".{did_you_mean(unknown, fields)} A Recipe has {listed(fields)}"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]

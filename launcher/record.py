@@ -71,7 +71,7 @@ class Record:
         """
         path = self.folder / "metrics.jsonl"
         lines = storage.read(path).splitlines(keepends=True) if path.exists() else []
-        if len(lines) < records:
+        if sum(line.endswith(b"\n") for line in lines) < records:
             raise CheckpointError(
                 f"{path} has {len(lines)} lines, but the checkpoint was written after {records}. "
                 f"Put the file back, or give --fresh to start again beside what is left."

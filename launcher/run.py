@@ -53,26 +53,28 @@ def execute(request: Request) -> None:
             dry_run(parts, screen)
         else:
             attempt(request, parts, origins, identity, screen)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(
-            f"{world.device} is out of memory with micro_batch_size="
-            f"{scalar(hparams.micro_batch_size)} and batch_size={hparams.batch_size} over "
-            f"{world.processes} processes: {error} Give a smaller micro_batch_size=; the gradient "
-            f"stays that of the whole batch."
-        ) from error
-    except Exception as error:
-        if from_recipe(loaded, error):
-            raise blame(loaded.path, error, "the recipe") from error
-        raise
+    except BaseException as error:
+        reason = explained(loaded, hparams, error)
+        if reason is error:
+            raise
+        raise reason from error
     finally:
         world.close()
 
 
-def from_recipe(loaded: Loaded, error: Exception) -> bool:
-    """Whether the recipe's own code was running when this was raised, and it is no refusal."""
+def explained(loaded: Loaded, hparams: Hparams, error: BaseException) -> BaseException:
+    """A refusal for what the device or the recipe's own code raised; anything else as it is."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return OutOfMemoryError(
+            f"out of memory with micro_batch_size={scalar(hparams.micro_batch_size)} and "
+            f"batch_size={hparams.batch_size}: {error} Give a smaller micro_batch_size=; the "
+            f"gradient stays that of the whole batch."
+        )
     frames = traceback.extract_tb(error.__traceback__)
     running = any(frame.filename == str(loaded.path) for frame in frames)
-    return running and not isinstance(error, LauncherError)
+    if running and isinstance(error, Exception | SystemExit):
+        return blame(loaded.path, error, "the recipe")
+    return error
 
 
 def exit_code(error: BaseException) -> int:
@@ -97,7 +99,7 @@ def earlier(request: Request, identity: Mapping[str, Any]) -> Mapping[str, Any]:
             f"--resume never: {request.folder} holds a run. Give another name=, or --fresh to move "
             f"it into an archive folder and start again."
         )
-    changed = refuse_changes(request, before["identity"], identity)
+    changed = refuse_changes(request, before.get("identity", {}), identity)
     status = record.read_json(request.folder / "status.json")
     finished = status.get("state") == "finished" and not changed
     return {**before, "finished": finished, "status": status}
@@ -171,7 +173,8 @@ def attempt(
     except BaseException as error:
         screen.stop()
         if account is not None:
-            account.failed(error, exit_code(error))
+            reason = explained(parts.loaded, parts.hparams, error)
+            account.failed(reason, exit_code(reason))
         raise
     finally:
         if account is not None:
@@ -186,6 +189,8 @@ def _newest_step(request: Request, account: Record, screen: Screen) -> int:
     found, skipped = checkpoint.newest(account.folder)
     for sentence in skipped:
         screen.line(f"set aside: {sentence}")
+    if found is not None and request.resume == "never":
+        raise CheckpointError(f"--resume never: {account.folder} holds checkpoints.")
     if found is None and request.resume == "must":
         raise CheckpointError(f"--resume must: {account.folder} holds no checkpoint.")
     return 0 if found is None else found.step

@@ -1,12 +1,13 @@
 """What a terminal shows, and what a log file gets instead. Only the main process shows anything."""
 
-import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as _escape
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -17,12 +18,34 @@ _BETWEEN_LINES = 5.0
 _BETWEEN_FRAMES = 0.1
 
 
+def _safe(words: str) -> str:
+    """Words without what would control a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in words)
+
+
+def escape(words: str) -> str:
+    """Words that are shown as they are, in text with rich's markup."""
+    return _escape(_safe(words))
+
+
+class _Console(Console):
+    """A console that shows `:100:` as it is, and whose reader may leave: `launcher ... | head`."""
+
+    def __init__(self, *, stderr: bool = False, **options: Any) -> None:
+        super().__init__(stderr=stderr, emoji=False, highlight=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence, where rich would end the program."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 class Screen:
     """Progress on a terminal, plain lines elsewhere, nothing at all when `shown` is false."""
 
     def __init__(self, *, shown: bool) -> None:
         self._shown = shown
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = _Console(soft_wrap=True)
         self._live: Progress | None = None
         self._task = TaskID(0)
         self._printed = 0.0
@@ -40,7 +63,7 @@ class Screen:
     def line(self, text: str) -> None:
         """One line that stays."""
         if self._shown:
-            self._console.print(escape(text))
+            self._console.print(_safe(text), markup=False)
 
     def start(self, total_steps: int, step: int) -> None:
         """Begin to show progress."""
@@ -99,16 +122,13 @@ def refuse(error: LauncherError, prefix: str = "") -> None:
     """One box on standard error: what is wrong, and what to do."""
     body = "\n".join(escape(problem) for problem in error.problems)
     title = f"[bold red]{prefix}{error.title}[/bold red]"
-    console = Console(stderr=True, highlight=False)
-    with contextlib.suppress(BrokenPipeError):
-        console.print(
-            Panel(body, title=title, title_align="left", border_style="red", expand=False)
-        )
+    console = _Console(stderr=True)
+    console.print(Panel(body, title=title, title_align="left", border_style="red", expand=False))
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """A table on standard output."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = _Console(width=None if sys.stdout.isatty() else 120)
     console.print(f"\n[bold]{escape(title)}[/bold]")
     grid = Table()
     for number, column in enumerate(columns):
@@ -120,4 +140,4 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
 
 def text(words: str) -> None:
     """Text on standard output, as it is."""
-    Console(highlight=False, soft_wrap=True).print(escape(words))
+    _Console(soft_wrap=True).print(_safe(words), markup=False)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from launcher import describe, screen, settings
 from launcher.build import Parts, build
 from launcher.layers import scalar
+from launcher.modes import evaluating
 from launcher.request import Request
 from launcher.run import prepare
 from launcher.settings import Origins
@@ -63,11 +64,8 @@ def layers(parts: Parts) -> list[Layer]:
         for module in parts.model.modules()
         if not any(module.children())
     ]
-    training = parts.model.training
-    parts.model.eval()
-    with torch.no_grad():
+    with evaluating(parts.model):
         parts.recipe.loss(parts.model, parts.sample("train"))
-    parts.model.train(training)
     for hook in hooks:
         hook.remove()
     return found

@@ -63,7 +63,6 @@ def train(
              "save": plan.steps(settings.checkpoint_every)}  # fmt: skip
     parameters = [p for p in parts.model.parameters() if p.requires_grad]
     model, stepper = world.prepare(parts.model, optimizer, sync_batchnorm=hparams.sync_batchnorm)
-    model.train()
     world.restore_scaler(state.scaler)
     buffers = StepAverage(parts.model, plan.accumulation, world.processes)
     guard = Guard(world, plan)

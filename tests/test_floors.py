@@ -18,6 +18,7 @@ FLOORS: list[set[str]] = [
     {"errors", "rng", "durations", "plan", "layers", "settings", "naming", "storage", "launch"}
     | {"request"},
     {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
+    | {"modes"}
     | {"models", "models.lenet", "models.mlp", "models.resnet"}
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits", "sources.download"}
     | {"sources.mnist", "sources.synthetic"},
@@ -58,7 +59,7 @@ BESIDE: dict[str, set[str]] = {
 OTHERS: list[set[str]] = [  # what a floor may import besides the standard library and the house
     {"numpy", "pydantic", "yaml"},
     {"numpy", "torch"},
-    {"numpy", "torch", "safetensors", "rich"},
+    {"numpy", "torch", "pydantic", "safetensors", "rich"},
     {"numpy", "torch", "accelerate"},
     {"numpy", "torch"},
 ]

@@ -1,0 +1,153 @@
+"""Numbers that are not finite are found in the step where they appear."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+
+from launcher.errors import NonFiniteError
+from launcher.guard import MOST_SKIPPED, Guard, gradient_norm
+from launcher.launch import Launch
+from launcher.plan import Plan
+from launcher.settings import Hparams, RunSettings
+from launcher.strategy import World, connect
+
+PLAN = Plan(seed=0, epochs=3, samples=10, batch_size=4, micro_batch_size=4)
+
+
+@pytest.fixture
+def world() -> World:
+    return connect(Launch(), Hparams(epochs=1, batch_size=1), RunSettings())
+
+
+def model_with_gradients(scale: float) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3))
+    (model(torch.randn(4, 5)).square().sum() * scale).backward()
+    return model
+
+
+def gradients(model: nn.Module) -> list[torch.Tensor]:
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+# ── the norm ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3, 0.5, 1e6])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_norm_and_clipping_are_those_of_torch(
+    world: World, clip: float | None, scale: float
+) -> None:
+    ours, theirs = model_with_gradients(scale), model_with_gradients(scale)
+    norm = gradient_norm(world, list(ours.parameters()), clip)
+    expected = clip_grad_norm_(theirs.parameters(), float("inf") if clip is None else clip)
+    torch.testing.assert_close(norm, expected)
+    torch.testing.assert_close(gradients(ours), gradients(theirs))
+
+
+def test_a_gradient_within_the_limit_is_not_touched(world: World) -> None:
+    model, before = model_with_gradients(1), gradients(model_with_gradients(1))
+    gradient_norm(world, list(model.parameters()), 1e6)
+    assert all(map(torch.equal, gradients(model), before))
+
+
+def test_a_parameter_without_a_gradient_does_not_count(world: World) -> None:
+    model = model_with_gradients(1)
+    parameters = list(model.parameters())
+    alone = gradient_norm(world, parameters[:2], None)
+    parameters[2].grad = parameters[3].grad = None
+    assert torch.equal(gradient_norm(world, parameters, None), alone)
+
+
+# ── the guard ───────────────────────────────────────────────────────────────────────────────────
+
+
+def refused(step: int) -> str:
+    """The sentence for a step of PLAN: two steps an epoch."""
+    samples = ", ".join(map(str, PLAN.batch(step).tolist()))
+    return f"in step {step + 1} (epoch {step // 2 + 1}), whose samples are {samples}."
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("step", [0, 3, 5])
+def test_on_the_host_a_step_is_refused_at_once_with_its_samples(
+    world: World, value: float, step: int
+) -> None:
+    guard = Guard(world, PLAN)
+    guard.before_update(step, torch.tensor(1e30))
+    with pytest.raises(NonFiniteError, match=re.escape(refused(step))):
+        guard.before_update(step, torch.tensor(value))
+
+
+def test_elsewhere_the_first_bad_step_is_named_at_the_next_line_of_metrics(world: World) -> None:
+    guard = Guard(world, PLAN)
+    guard._at_once = False  # as on a GPU
+    for step, norm in enumerate((1.0, float("nan"), 1.0, float("inf"))):
+        guard.before_update(step, torch.tensor(norm))
+    with pytest.raises(NonFiniteError, match=re.escape(refused(1))):
+        guard.on_log(4, 0.5)
+
+
+def test_elsewhere_finite_steps_pass(world: World) -> None:
+    guard = Guard(world, PLAN)
+    guard._at_once = False
+    for step in range(4):
+        guard.before_update(step, torch.tensor(1e30))
+    guard.on_log(4, 0.5)
+
+
+def test_a_mean_loss_that_is_not_finite_is_refused(world: World) -> None:
+    with pytest.raises(NonFiniteError, match=r"in step 4 \(epoch 2\)"):
+        Guard(world, PLAN).on_log(4, float("nan"))
+
+
+def test_fifty_steps_left_out_in_a_row_are_refused(world: World) -> None:
+    plan = Plan(seed=0, epochs=100, samples=10, batch_size=4, micro_batch_size=4)
+    guard = Guard(world, plan)
+    for step in range(MOST_SKIPPED - 1):
+        guard.after_update(step, skipped=True)
+    guard.after_update(MOST_SKIPPED - 1, skipped=False)
+    assert guard.skipped == MOST_SKIPPED - 1
+    for step in range(MOST_SKIPPED, 2 * MOST_SKIPPED - 1):
+        guard.after_update(step, skipped=True)
+    with pytest.raises(NonFiniteError, match=f"in step {2 * MOST_SKIPPED} "):
+        guard.after_update(2 * MOST_SKIPPED - 1, skipped=True)
+    assert MOST_SKIPPED == 50
+
+
+# ── a loss that is not finite ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_bad_loss_with_good_gradients_makes_them_bad(world: World, value: float) -> None:
+    """An added constant has no gradient: torch alone would train on."""
+    weight = nn.Parameter(torch.ones(3))
+    (weight.sum() + value).backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(gradient_norm(world, [weight], None)), "nothing to see here"
+    weight.grad = None
+    world.backward(weight.sum() + value, 0.5)
+    assert torch.isnan(gradient_norm(world, [weight], None))
+
+
+def test_a_good_loss_keeps_its_gradients(world: World) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    world.backward((weight * torch.tensor([1.0, 2.0, 4.0])).sum(), 0.5)
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [0.5, 1.0, 2.0]
+
+
+def test_one_bad_micro_batch_of_several_is_seen(world: World) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    for add in (0.0, float("inf"), 0.0):
+        world.backward(weight.sum() + add, 1 / 3)
+    assert torch.isnan(gradient_norm(world, [weight], None))
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_clipping_does_not_hide_a_bad_gradient(world: World, clip: float | None) -> None:
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([float("inf"), 1.0])
+    assert not torch.isfinite(gradient_norm(world, [weight], clip))

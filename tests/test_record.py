@@ -1,0 +1,241 @@
+"""The run folder's account of a run."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from launcher.errors import CheckpointError, LockedError
+from launcher.record import Record, git_commit, read_json, versions
+
+RUN = Path("checkpoints/a run")
+
+
+def status() -> dict[str, object]:
+    return read_json(RUN / "status.json")
+
+
+def write_lines(*lines: dict[str, float]) -> None:
+    with closing(Record(RUN)) as record:
+        record.begin(b"", {}, 0)
+        for line in lines:
+            record.metrics(line)
+
+
+def test_a_run_folder_holds_the_recipe_the_run_its_status_and_its_metrics() -> None:
+    with closing(Record(RUN)) as record:
+        record.begin(b"# a recipe\n", {"seed": 0}, 0)
+        record.metrics({"step": 1, "train/loss": 0.5})
+        record.sync()
+        record.finished(1, {"scores": {"test/accuracy": 0.5}})
+    assert sorted(os.listdir(RUN)) == [
+        ".lock", "metrics.jsonl", "owner.json", "recipe.py", "run.json", "status.json",
+    ]  # fmt: skip
+    assert (RUN / "recipe.py").read_bytes() == b"# a recipe\n"
+    assert read_json(RUN / "run.json") == {"seed": 0}
+    assert (RUN / "metrics.jsonl").read_bytes() == b'{"step": 1, "train/loss": 0.5}\n'
+    found = status()
+    assert (found["state"], found["code"], found["reason"]) == ("finished", 0, "")
+    assert (found["step"], found["last_committed_step"]) == (1, 1)
+    assert found["result"] == {"scores": {"test/accuracy": 0.5}}
+
+
+def test_files_are_for_their_owner_only() -> None:
+    write_lines({"seconds": 1.0})
+    assert {path.stat().st_mode & 0o777 for path in RUN.iterdir()} == {0o600}
+    assert RUN.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_status_keeps_the_steps_and_forgets_the_reason() -> None:
+    with closing(Record(RUN)) as record:
+        record.begin(b"", {}, 0)
+        record.status("running", step=8, committed=8)
+        record.failed(ValueError("too warm"), 70)
+        failed = status()
+        record.status("running")
+        running = status()
+    assert (failed["state"], failed["code"], failed["reason"]) == ("failed", 70, "too warm")
+    assert (failed["step"], failed["last_committed_step"]) == (8, 8)
+    assert (running["state"], running["code"], running["reason"]) == ("running", 0, "")
+    assert (running["step"], running["last_committed_step"]) == (8, 8)
+
+
+def test_an_error_without_words_is_named_by_its_kind() -> None:
+    with closing(Record(RUN)) as record:
+        record.begin(b"", {}, 0)
+        record.failed(KeyboardInterrupt(), 130)
+    assert status()["reason"] == "KeyboardInterrupt"
+
+
+def test_an_attempt_that_never_began_leaves_the_status_alone() -> None:
+    with closing(Record(RUN)) as record:
+        record.begin(b"", {}, 0)
+        record.finished(8, {})
+    with closing(Record(RUN)) as record:
+        record.failed(ValueError("no"), 70)
+    assert status()["state"] == "finished"
+
+
+# ── metrics ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_lines_after_the_checkpoint_are_cut_off() -> None:
+    write_lines(*({"step": step, "seconds": step / 2} for step in range(1, 5)))
+    before = (RUN / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    with closing(Record(RUN)) as record:
+        seconds = record.begin(b"", {}, 2)
+        record.metrics({"step": 9})
+    after = (RUN / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    assert after == [*before[:2], b'{"step": 9}\n']
+    assert seconds == 1.0
+
+
+def test_a_torn_last_line_is_cut_off() -> None:
+    write_lines({"step": 1, "seconds": 3}, {"step": 2, "seconds": 4})
+    path = RUN / "metrics.jsonl"
+    whole = path.read_bytes()
+    for size in range(whole.index(b"\n") + 1, len(whole), 5):
+        path.write_bytes(whole[:size])
+        with closing(Record(RUN)) as record:
+            assert record.begin(b"", {}, 1) == 3
+        assert path.read_bytes() == whole[: whole.index(b"\n") + 1]
+
+
+def test_a_new_run_begins_with_no_lines_and_no_time() -> None:
+    write_lines({"step": 1, "seconds": 3})
+    with closing(Record(RUN)) as record:
+        assert record.begin(b"", {}, 0) == 0
+    assert (RUN / "metrics.jsonl").read_bytes() == b""
+
+
+def test_fewer_lines_than_the_checkpoint_knows_are_refused() -> None:
+    write_lines({"step": 1, "seconds": 3})
+    with closing(Record(RUN)) as record:
+        with pytest.raises(CheckpointError, match=r"has 1 lines, but the checkpoint .* after 2"):
+            record.begin(b"", {}, 2)
+
+
+def test_a_line_that_is_torn_does_not_count_as_one() -> None:
+    write_lines({"step": 1, "seconds": 3}, {"step": 2, "seconds": 4})
+    path = RUN / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    with closing(Record(RUN)) as record, pytest.raises(CheckpointError):
+        record.begin(b"", {}, 2)
+
+
+def test_numbers_that_are_not_finite_become_null() -> None:
+    write_lines({"step": 1, "train/loss": math.nan, "test/loss": math.inf, "a": -math.inf})
+    line = (RUN / "metrics.jsonl").read_text()
+    assert line == '{"step": 1, "train/loss": null, "test/loss": null, "a": null}\n'
+
+
+# ── one owner ───────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def another_process() -> Iterator[int]:
+    """A process that has the run folder; its pid."""
+    code = (
+        "import sys; from pathlib import Path; from launcher.record import Record;"
+        "record = Record(Path(sys.argv[1])); print('mine', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, RUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=".",
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "mine\n"
+        yield process.pid
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_folder_in_use_is_refused_with_the_process_and_the_host() -> None:
+    with another_process() as pid:
+        with pytest.raises(LockedError) as refusal:
+            Record(RUN)
+        message = str(refusal.value)
+        assert f"process {pid} on {socket.gethostname()} since 20" in message
+        assert read_json(RUN / "owner.json")["pid"] == pid
+    Record(RUN).close()  # a killed process owns nothing
+    assert read_json(RUN / "owner.json")["pid"] == os.getpid()
+
+
+def test_what_a_killed_process_with_our_number_left_half_written_stops_nobody() -> None:
+    """In a container every attempt has the same process id."""
+    RUN.mkdir(parents=True)
+    for name in ("owner.json", "run.json", "status.json", "recipe.py"):
+        (RUN / f".{name}.{os.getpid()}.tmp").write_text("half")
+    write_lines({"step": 1})
+    assert (RUN / "metrics.jsonl").read_bytes() == b'{"step": 1}\n'
+
+
+# ── archive ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_archive_takes_all_of_the_earlier_run_and_nothing_of_earlier_archives() -> None:
+    write_lines({"step": 1})
+    (RUN / "step-000000000004").mkdir()
+    with closing(Record(RUN)) as record:
+        first = record.archive()
+        assert first is not None
+        assert sorted(os.listdir(first)) == [
+            "metrics.jsonl", "recipe.py", "run.json", "status.json", "step-000000000004",
+        ]  # fmt: skip
+        assert sorted(os.listdir(RUN)) == [".lock", first.name, "owner.json"]
+        assert record.archive() is None
+    write_lines({"step": 1})
+    with closing(Record(RUN)) as record:
+        second = record.archive()
+    assert second is not None
+    assert second.parent == first.parent == RUN
+    assert sorted(os.listdir(RUN)) == sorted([".lock", first.name, second.name, "owner.json"])
+
+
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff", b"[" * 100_000])
+def test_a_damaged_file_is_refused_by_its_name(content: bytes) -> None:
+    Path("status.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"status\.json is damaged"):
+        read_json(Path("status.json"))
+
+
+def test_a_file_that_is_not_there_is_empty() -> None:
+    assert read_json(Path("status.json")) == {}
+
+
+def test_versions_name_what_a_result_depends_on() -> None:
+    found = versions()
+    assert {"python", "torch", "accelerate", "numpy", "safetensors"} <= found.keys()
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_commit_is_named_with_the_changes_since() -> None:
+    def git(*arguments: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        subprocess.run(["git", *who, *arguments], check=True, capture_output=True, cwd="work")
+
+    Path("work").mkdir()
+    assert git_commit(Path("work")) is None
+    git("init")
+    Path("work/a").write_text("a")
+    git("add", "a")
+    git("commit", "-m", "a")
+    commit = git_commit(Path("work"))
+    assert commit is not None
+    assert len(commit) == 40
+    Path("work/a").write_text("b")
+    assert git_commit(Path("work")) == f"{commit}+changes"

@@ -1,0 +1,535 @@
+"""Stop a run anywhere, give the same command again, and it ends with the same bytes."""
+
+import errno
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import command, write_recipe
+
+from launcher import checkpoint, storage, train
+from launcher.data import Batch, Data, feed
+from launcher.meter import Meter
+from launcher.plan import Plan, Ticket
+
+RUN = Path("checkpoints/r")
+WALL_CLOCK = ("seconds", "train/samples_per_s", "train/data_wait")
+
+# Counts the forward passes of an attempt, and stops in the one that the environment names.
+STOPPABLE = """
+class Stopped(Exception):
+    pass
+
+
+def loss(model, batch):
+    global passes
+    passes += model.training
+    how, _, at = os.environ.get("STOP", "").partition(" ")
+    if model.training and at == str(passes):
+        raise {"ctrl-c": KeyboardInterrupt, "error": Stopped}[how]
+    return losses.cross_entropy(model, batch)
+
+
+def data(hparams, data=data):
+    def augmented(batch, rng):
+        return batch | {"image": augment.flip(augment.shift(batch["image"], rng, 1), rng)}
+
+    whole = data(hparams)
+    number = int(os.environ.get("DATA", "0"))
+    source = sources.synthetic("train", 64, (1, 4, 4), 4, seed=number)
+    return Data(train=Split(source, augmented), test=whole.test, prepare=whole.prepare)
+
+
+passes = 0
+"""
+
+# 32 steps of 2 passes, 16 steps an epoch, a line of metrics every 3 steps.
+ARGUMENTS = ("name=r", "threads=1", "batch_size=4", "micro_batch_size=2", "dropout=0.5", "lr=0.2")
+
+
+@pytest.fixture(autouse=True)
+def recipe() -> Path:
+    return write_recipe(STOPPABLE)
+
+
+def start(*arguments: object, stop: str = "", code: int | None = None) -> None:
+    """The command, stopped in a forward pass (`ctrl-c 7`, `error 7`) or not."""
+    os.environ["STOP"] = stop
+    expected = {"": 0, "ctrl-c": 130, "error": 3}[stop.partition(" ")[0]] if code is None else code
+    try:
+        assert command("tiny.py", *ARGUMENTS, *arguments) == expected
+    finally:
+        del os.environ["STOP"]
+
+
+def outcome() -> dict[str, Any]:
+    """What a run leaves, less wall-clock times: the bytes of checkpoints, the lines of metrics."""
+    found: dict[str, Any] = {
+        str(path.relative_to(RUN)): path.read_bytes()
+        for path in sorted(RUN.glob("step-*/*"))
+    }  # fmt: skip
+    found["metrics"] = [
+        {key: value for key, value in json.loads(line).items() if key not in WALL_CLOCK}
+        for line in (RUN / "metrics.jsonl").read_text().splitlines()
+    ]
+    status = json.loads((RUN / "status.json").read_text())
+    found["status"] = {key: value for key, value in status.items() if key != "updated"}
+    return found
+
+
+@cache
+def uninterrupted(*arguments: str) -> dict[str, Any]:
+    """What a run leaves that nothing has stopped."""
+    start(*arguments)
+    found = outcome()
+    shutil.rmtree(RUN)
+    return found
+
+
+def committed() -> int | None:
+    """The step of the newest checkpoint."""
+    return max(checkpoint.steps(RUN), default=None)
+
+
+# ── to the last bit ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("every", "stops", "from_steps"),
+    [
+        ("5", ["ctrl-c 24"], [10]),  # within an epoch and between two lines of metrics
+        ("5", ["error 21"], [10]),  # as soon as the checkpoint was written
+        ("1 epoch", ["ctrl-c 33"], [16]),  # at an epoch's end
+        ("1 epoch", ["error 40"], [16]),
+        ("5", ["ctrl-c 5"], [None]),  # before the first checkpoint
+        ("7", ["error 63"], [28]),  # in the last step
+        ("1", ["ctrl-c 7", "error 1", "ctrl-c 2", "error 30"], [3, 3, 3, 17]),  # again and again
+    ],
+)
+def test_a_run_that_was_stopped_ends_as_if_it_was_not(
+    every: str, stops: list[str], from_steps: list[int | None]
+) -> None:
+    expected = uninterrupted(f"checkpoint_every={every}")
+    assert {"step-000000000032/model.safetensors", "step-000000000032/optimizer.safetensors",
+            "step-000000000032/state.json"} < expected.keys()  # fmt: skip
+    for stop, step in zip(stops, from_steps, strict=True):
+        start(f"checkpoint_every={every}", stop=stop)
+        assert committed() == step
+    start(f"checkpoint_every={every}")
+    assert outcome() == expected
+    attempts = json.loads((RUN / "run.json").read_text())["attempts"]
+    assert [one["from_step"] for one in attempts][-1] == (from_steps[-1] or 0)
+    assert json.loads((RUN / "run.json").read_text())["exact"] is True
+
+
+def test_a_stopped_run_says_why_and_what_it_kept() -> None:
+    start("checkpoint_every=5", stop="ctrl-c 24")
+    status = outcome()["status"]
+    assert (status["state"], status["code"], status["reason"]) == (
+        "failed", 130, "KeyboardInterrupt",
+    )  # fmt: skip
+    assert status["last_committed_step"] == 10
+
+
+def test_seconds_go_on_over_attempts() -> None:
+    start("checkpoint_every=5", stop="ctrl-c 24")
+    start("checkpoint_every=5")
+    lines = (RUN / "metrics.jsonl").read_text().splitlines()
+    times = [json.loads(line)["seconds"] for line in lines]
+    assert times == sorted(times)
+
+
+def test_a_continued_run_says_from_where(capsys: pytest.CaptureFixture[str]) -> None:
+    start("checkpoint_every=5", stop="ctrl-c 24")
+    capsys.readouterr()
+    start("checkpoint_every=5")
+    assert "r: continues at step 10 of 32" in capsys.readouterr().out
+
+
+def test_a_run_that_was_killed_before_its_last_word_is_finished_by_the_same_command() -> None:
+    start()
+    expected = outcome()
+    status = RUN / "status.json"
+    status.write_text(status.read_text().replace('"finished"', '"running"'))
+    start()
+    assert outcome() == expected
+
+
+class Killed(BaseException):
+    pass
+
+
+class Mortal(storage.Disk):
+    """A disk that is gone after n calls: what the process does then changes nothing."""
+
+    def __init__(self, last: int) -> None:
+        self.calls = 0
+        self.last = last
+        self.opened: set[int] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in vars(storage.Disk):
+            self.calls += 1
+            if self.calls > self.last:
+                raise Killed
+        return super().__getattribute__(name)
+
+    def open(self, path: Path, flags: int) -> int:
+        descriptor = super().open(path, flags)
+        self.opened.add(descriptor)
+        return descriptor
+
+    def close(self, descriptor: int) -> None:
+        self.opened.discard(descriptor)
+        super().close(descriptor)
+
+
+def test_a_run_that_was_killed_at_the_disk_ends_as_if_it_was_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = ("epochs=1", "batch_size=16", "checkpoint_every=2")
+    whole = Mortal(10**9)
+    monkeypatch.setattr(storage, "disk", whole)
+    start(*few)
+    expected = outcome()
+    shutil.rmtree("checkpoints")
+    wrong = []
+    for last in range(1, whole.calls, 13):
+        disk = Mortal(last)
+        monkeypatch.setattr(storage, "disk", disk)
+        with pytest.raises(Killed):
+            start(*few)
+        for descriptor in disk.opened:
+            os.close(descriptor)
+        monkeypatch.setattr(storage, "disk", storage.Disk())
+        code = command("tiny.py", *ARGUMENTS, *few)
+        if code or outcome() != expected:
+            wrong.append((last, code))
+        shutil.rmtree("checkpoints")
+    assert wrong == []
+
+
+def test_a_disk_that_says_no_ends_the_run_and_the_same_command_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = uninterrupted("checkpoint_every=5")
+
+    class Full(storage.Disk):
+        def mkdir(self, path: Path) -> None:
+            if ".tmp-000000000010" in path.name:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().mkdir(path)
+
+    monkeypatch.setattr(storage, "disk", Full())
+    start("checkpoint_every=5", code=7)
+    assert committed() == 5
+    monkeypatch.setattr(storage, "disk", storage.Disk())
+    start("checkpoint_every=5")
+    assert outcome() == expected
+
+
+# ── negative controls: without each of these the ends differ ────────────────────────────────────
+
+
+def stopped_and_continued(expected: dict[str, Any]) -> bool:
+    start("checkpoint_every=5", stop="ctrl-c 24")
+    start("checkpoint_every=5")
+    return outcome() == expected
+
+
+def without_momentum(
+    found: checkpoint.Checkpoint, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
+    restore: Callable[..., None] = checkpoint.restore,
+) -> None:  # fmt: skip
+    restore(replace(found, optimizer={}), model, optimizer)
+
+
+def without_weights(
+    found: checkpoint.Checkpoint, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
+    restore: Callable[..., None] = checkpoint.restore,
+) -> None:  # fmt: skip
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    restore(replace(found, model=own), model, optimizer)
+
+
+@pytest.mark.parametrize("restore", [without_momentum, without_weights])
+def test_a_run_that_forgets_what_it_learned_ends_otherwise(
+    restore: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = uninterrupted("checkpoint_every=5")
+    monkeypatch.setattr(checkpoint, "restore", restore)
+    assert not stopped_and_continued(expected)
+
+
+def test_a_run_that_continues_with_the_next_samples_ends_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = uninterrupted("checkpoint_every=5")
+
+    def too_far(
+        data: Data, plan: Plan, device: torch.device, *, start: int, process: int
+    ) -> Iterator[tuple[Ticket, Batch]]:
+        right = feed(data, plan, device, start=start, process=process)
+        return right if start == 0 else itertools.chain(
+            feed(data, plan, device, start=start + 1, process=process), right
+        )  # fmt: skip
+
+    monkeypatch.setattr(train, "feed", too_far)
+    assert not stopped_and_continued(expected)
+
+
+def test_a_run_that_seeds_dropout_otherwise_ends_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = uninterrupted("checkpoint_every=5")
+    start("checkpoint_every=5", stop="ctrl-c 24")
+    seeds = train._seeds
+    monkeypatch.setattr(train, "_seeds", lambda plan, ticket: [n + 1 for n in seeds(plan, ticket)])
+    start("checkpoint_every=5")
+    assert outcome() != expected
+
+
+def test_a_run_that_forgets_its_losses_writes_other_metrics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = uninterrupted("checkpoint_every=5")
+    monkeypatch.setattr(Meter, "restore", lambda meter, sums, count: None)
+    assert not stopped_and_continued(expected)
+
+
+# ── a finished run ──────────────────────────────────────────────────────────────────────────────
+
+
+def everything() -> dict[str, tuple[bytes, int]]:
+    """Every file below the current folder, with its content and its time."""
+    return {
+        str(path): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(Path().rglob("*"))
+        if path.is_file() and path.name != "tiny.py"
+    }
+
+
+def test_a_finished_run_is_shown_again_and_never_trained_over(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start()
+    before, first = everything(), capsys.readouterr().out
+    start()
+    again = capsys.readouterr().out
+    assert everything() == before
+    assert again == first[first.index("r: finished") :]
+    assert "test/accuracy" in again
+
+
+def test_a_finished_run_is_shown_without_training_whatever_the_run_settings() -> None:
+    start()
+    before = everything()
+    start("log_every=7", "keep=5", "checkpoint_every=1")
+    assert everything() == before
+
+
+def test_a_finished_run_goes_on_to_more_epochs_if_that_is_allowed() -> None:
+    start()
+    start("epochs=3", "--allow-change", "epochs")
+    assert outcome()["status"]["step"] == 48
+    assert [line["step"] for line in outcome()["metrics"]][-1] == 48
+
+
+# ── changes ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def stopped(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """A run stopped after the checkpoint of step 10; gives what is said on standard error."""
+    start("checkpoint_every=5", stop="ctrl-c 24")
+    capsys.readouterr()
+    return lambda: " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_another_hyperparameter_is_refused_with_both_values(stopped: Callable[[], str]) -> None:
+    before = everything()
+    start("lr=0.3", "momentum=0.5", code=5)
+    message = stopped()
+    assert "lr was 0.2 and is now 0.3; momentum was 0.9 and is now 0.5" in message
+    assert "--allow-change lr --allow-change momentum" in message
+    assert "name=" in message
+    assert everything() == before
+
+
+def test_another_recipe_is_refused(stopped: Callable[[], str], recipe: Path) -> None:
+    before = everything()
+    recipe.write_text(recipe.read_text() + "\n# changed\n")
+    start(code=5)
+    message = stopped()
+    assert "the recipe file is another than it was" in message
+    assert "--allow-change recipe" in message
+    assert everything() == before
+    start("--allow-change", "recipe")
+    assert outcome()["status"]["state"] == "finished"
+    assert (RUN / "recipe.py").read_bytes() == recipe.read_bytes()
+
+
+def test_other_data_is_refused(stopped: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "1")
+    start(code=5)
+    assert "data" in stopped()
+
+
+def test_other_data_can_be_allowed(
+    stopped: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA", "1")
+    start("--allow-change", "data")
+    assert outcome()["status"]["state"] == "finished"
+    assert json.loads((RUN / "run.json").read_text())["exact"] is False
+
+
+def test_an_allowed_change_is_made(stopped: Callable[[], str]) -> None:
+    start("lr=0.4", "--allow-change", "lr")
+    found = [line for line in outcome()["metrics"] if "train/lr" in line]
+    assert [line["step"] for line in found if line["train/lr"] > 0.2] != []
+    about = json.loads((RUN / "run.json").read_text())
+    assert about["identity"]["lr"] == 0.4
+    assert about["exact"] is False
+    start("lr=0.4")  # from now on this is the run
+
+
+def test_only_the_changes_that_are_named_are_allowed(stopped: Callable[[], str]) -> None:
+    start("lr=0.4", "momentum=0.5", "--allow-change", "lr", code=5)
+    assert "momentum was 0.9 and is now 0.5." in stopped()
+
+
+def test_an_unknown_key_is_no_change_to_allow(stopped: Callable[[], str]) -> None:
+    start("--allow-change", "momentun", code=5)
+    assert "there is no such key. Did you mean 'momentum'?" in stopped()
+
+
+def test_run_settings_may_change() -> None:
+    expected = uninterrupted("checkpoint_every=5", "keep=2")
+    start("checkpoint_every=5", "keep=5", "wandb=off", stop="ctrl-c 24")
+    start("checkpoint_every=5", "keep=2")
+    assert outcome() == expected
+
+
+# ── fresh, must, never ──────────────────────────────────────────────────────────────────────────
+
+
+def test_a_fresh_start_keeps_the_earlier_run_in_an_archive(
+    stopped: Callable[[], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = outcome()
+    start("--fresh", "lr=0.3")
+    (archive,) = RUN.glob("archive-*")
+    assert f"the earlier run was moved to {archive}" in capsys.readouterr().out
+    assert outcome()["status"]["step"] == 32
+    kept = {str(path.relative_to(archive)): path.read_bytes() for path in archive.glob("step-*/*")}
+    assert kept == {name: earlier[name] for name in kept}
+    assert {path.name for path in archive.iterdir()} == {
+        "step-000000000005", "step-000000000010", "recipe.py", "run.json", "status.json",
+        "metrics.jsonl",
+    }  # fmt: skip
+    (attempt,) = json.loads((RUN / "run.json").read_text())["attempts"]
+    assert attempt["from_step"] == 0
+
+
+def test_where_something_must_be_continued_nothing_is_begun(stopped: Callable[[], str]) -> None:
+    start("--resume", "must")
+    shutil.rmtree(RUN)
+    start("--resume", "must", code=5)
+    assert "holds no run to continue" in stopped()
+    assert not RUN.exists()
+
+
+def test_where_a_checkpoint_must_be_continued_an_empty_run_is_refused(
+    stopped: Callable[[], str],
+) -> None:
+    for folder in RUN.glob("step-*"):
+        shutil.rmtree(folder)
+    start("--resume", "must", code=5)
+    assert "holds no checkpoint" in stopped()
+
+
+def test_where_nothing_is_to_be_continued_nothing_is(stopped: Callable[[], str]) -> None:
+    before = everything()
+    start("--resume", "never", code=5)
+    assert "holds a run" in stopped()
+    assert everything() == before
+    shutil.rmtree(RUN)
+    start("--resume", "never")
+    assert outcome()["status"]["state"] == "finished"
+
+
+def test_checkpoints_are_not_continued_in_silence_when_they_should_not_be(
+    stopped: Callable[[], str],
+) -> None:
+    (RUN / "run.json").unlink()
+    start("--resume", "never", code=5)
+
+
+def test_a_fresh_start_may_be_the_first() -> None:
+    start("--fresh")
+    assert outcome()["status"]["state"] == "finished"
+
+
+# ── damage ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def damage(step: int, name: str = "model.safetensors") -> None:
+    path = checkpoint.folder_of(RUN, step) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_as_if_it_was_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = uninterrupted("checkpoint_every=5")
+    start("checkpoint_every=5", stop="ctrl-c 24")
+    damage(10)
+    capsys.readouterr()
+    start("checkpoint_every=5")
+    out = capsys.readouterr().out
+    assert "set aside: step-000000000010: model.safetensors was changed or cut short." in out
+    assert "continues at step 5 of 32" in out
+    assert outcome() == expected
+
+
+def test_a_run_whose_every_checkpoint_is_damaged_is_refused(stopped: Callable[[], str]) -> None:
+    for step in (5, 10):
+        damage(step)
+    before = {path: path.read_bytes() for path in RUN.glob("step-*/*")}
+    start("checkpoint_every=5", code=5)
+    message = stopped()
+    assert "step-000000000005" in message
+    assert "step-000000000010" in message
+    assert "--fresh" in message
+    assert {path: path.read_bytes() for path in RUN.glob("step-*/*")} == before
+
+
+def test_metrics_that_are_lost_are_refused(stopped: Callable[[], str]) -> None:
+    (RUN / "metrics.jsonl").write_bytes(b"")
+    start("checkpoint_every=5", code=5)
+    assert "metrics.jsonl has 0 lines" in stopped()
+
+
+@pytest.mark.parametrize("name", ["run.json", "status.json"])
+def test_a_damaged_account_is_refused_by_its_name(name: str, stopped: Callable[[], str]) -> None:
+    (RUN / name).write_text("{")
+    start("checkpoint_every=5", code=5)
+    assert f"{name} is damaged" in stopped()
+
+
+def test_what_a_crash_left_is_tidied_up(stopped: Callable[[], str]) -> None:
+    for name in (".tmp-000000000015-ab", ".trash-000000000005-cd"):
+        (RUN / name).mkdir()
+        (RUN / name / "model.safetensors").write_bytes(b"half")
+    (RUN / ".status.json.4711.tmp").write_bytes(b"half")
+    start("checkpoint_every=5")
+    assert [path.name for path in RUN.glob(".*")] == [".lock"]
