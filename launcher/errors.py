@@ -9,7 +9,8 @@
     ├── StorageError           7   the disk said no
     ├── LockedError            8   another process trains in this run folder
     ├── DistributedError       9   the processes that met are not the processes that were started
-    └── OutOfMemoryError      10   the device or the host is full
+    ├── OutOfMemoryError      10   the device or the host is full
+    └── Preempted             75   stopped in good order: run it again (EX_TEMPFAIL of sysexits.h)
 
 Anything else is a bug of ours: it keeps its traceback and ends with 70 (EX_SOFTWARE).
 """
@@ -79,6 +80,13 @@ class DistributedError(LauncherError):
 class OutOfMemoryError(LauncherError):
     code = 10
     title = "out of memory"
+
+
+class Preempted(LauncherError):  # noqa: N818
+    """Not a failure: somebody asked the run to stop, and it can be continued."""
+
+    code = 75
+    title = "stopped"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

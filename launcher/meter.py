@@ -27,7 +27,8 @@ class Meter:
         self._process, self._processes = process, processes
         self._count = 0
         self._total = total
-        self._begun = time.monotonic() - before
+        self._attempt = time.monotonic()
+        self._begun = self._attempt - before
         self._since = time.monotonic()
         self._samples = 0
         self._aside = 0.0
@@ -42,6 +43,10 @@ class Meter:
     def seconds(self) -> float:
         """Since the run began, over all its attempts."""
         return time.monotonic() - self._begun
+
+    def here(self) -> float:
+        """Seconds since this attempt began to train."""
+        return time.monotonic() - self._attempt
 
     def stepped(self, samples: int) -> None:
         """One optimizer step over all processes is done."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher import storage
-from launcher.errors import CheckpointError, LockedError
+from launcher.errors import CheckpointError, LockedError, Preempted
 
 State = Literal["running", "finished", "preempted", "failed"]
 _MOST_JSON = 1 << 24
@@ -118,7 +118,8 @@ class Record:
     def failed(self, error: BaseException, code: int) -> None:
         """Note why the run ended, if it had begun."""
         if self._metrics is not None:
-            self.status("failed", code=code, reason=f"{error}" or type(error).__name__)
+            state: State = "preempted" if isinstance(error, Preempted) else "failed"
+            self.status(state, code=code, reason=f"{error}" or type(error).__name__)
 
     def close(self) -> None:
         if self._metrics is not None:

@@ -26,6 +26,7 @@ from launcher.record import Record
 from launcher.request import Request
 from launcher.screen import Screen, shown
 from launcher.settings import Hparams, Origins
+from launcher.stop import Stop, die_with_parent
 from launcher.strategy import connect
 from launcher.train import State, train
 
@@ -150,6 +151,8 @@ def attempt(
 ) -> None:
     """Take the run folder, restore what is there, train, and write the result."""
     account: Record | None = None
+    if request.launch.command != "python":
+        die_with_parent()
 
     def take() -> int:
         nonlocal account
@@ -165,7 +168,8 @@ def attempt(
             seconds = account.begin(parts.loaded.source, run, state.records)
         describe.banner(screen, request, parts, state.step)
         screen.start(parts.plan.total_steps, state.step)
-        state = train(parts, state, account, screen, seconds)
+        with Stop(parts.world.processes, lambda: farewell(request)) as stop:
+            state = train(parts, state, account, screen, stop, seconds)
         screen.stop()
         if account is not None:
             account.finished(state.step, {"scores": state.scores, "best": state.best})
@@ -179,6 +183,12 @@ def attempt(
     finally:
         if account is not None:
             account.close()
+
+
+def farewell(request: Request) -> str:
+    """The last words of a run that is ended at once."""
+    committed = record.read_json(request.folder / "status.json").get("last_committed_step") or 0
+    return f"interrupted: the last committed step is {committed}; the same command continues there"
 
 
 def _newest_step(request: Request, account: Record, screen: Screen) -> int:
@@ -210,9 +220,9 @@ def dry_run(parts: Parts, screen: Screen) -> None:
     data, plan = parts.data, parts.plan
     one_step = replace(plan, samples=plan.batch_size, epochs=1)
     block = Split(First(data.test.source, BLOCK), data.test.transform)
-    state = train(
-        replace(parts, plan=one_step, data=replace(data, test=block)), State(), None, screen
-    )
+    short = replace(parts, plan=one_step, data=replace(data, test=block))
+    with Stop(parts.world.processes, lambda: "interrupted") as stop:
+        state = train(short, State(), None, screen, stop)
     overall = {key: value for key, value in state.scores.items() if key.count("/") == 1}
     scores = "  ".join(f"{key} {shown(key, value)}" for key, value in overall.items())
     screen.line(f"dry run: one step and one evaluation of {len(block.source)} samples worked")

@@ -100,7 +100,6 @@ DURATIONS = ("evaluate_every", "checkpoint_every")
 NOT_YET: Mapping[str, tuple[object, ...]] = {
     "workers": ("auto", 0),
     "compile": ("off",),
-    "max_minutes": (None,),
     "wandb": ("auto", "off"),
     "wandb_project": (None,),
     "wandb_entity": (None,),

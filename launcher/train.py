@@ -10,12 +10,15 @@ from launcher import checkpoint, rng
 from launcher.buffers import StepAverage
 from launcher.build import Parts
 from launcher.data import Batch, feed
+from launcher.errors import Preempted
 from launcher.evaluate import averages, scores
 from launcher.guard import Guard, gradient_norm
 from launcher.meter import Meter
 from launcher.plan import Plan, Ticket
 from launcher.record import Record
 from launcher.screen import Screen
+from launcher.settings import RunSettings
+from launcher.stop import Asked, Stop
 
 
 @dataclass
@@ -48,13 +51,19 @@ def log_interval(plan: Plan, log_every: int) -> int:
 
 
 def train(
-    parts: Parts, state: State, record: Record | None, screen: Screen, seconds: float = 0.0
+    parts: Parts,
+    state: State,
+    record: Record | None,
+    screen: Screen,
+    stop: Stop,
+    seconds: float = 0.0,
 ) -> State:
     """Train from `state.step` to the end of the plan.
 
     Model and optimizer already hold what was restored; `seconds` is the time of earlier attempts.
     Only the main process has a `record`. Raises NonFiniteError when a loss or a gradient is not a
-    number, StorageError when a checkpoint cannot be written.
+    number, StorageError when a checkpoint cannot be written, Preempted when it was asked to stop
+    and all processes have agreed.
     """
     hparams, world, plan, recipe = parts.hparams, parts.world, parts.plan, parts.recipe
     settings, optimizer = parts.settings, parts.optimizer
@@ -97,7 +106,7 @@ def train(
         meter.stepped(plan.batch_size)
         screen.step(state.step, plan.steps_per_epoch)
 
-        if logged := due(state.step, every["log"], plan.total_steps):
+        if due(state.step, every["log"], plan.total_steps):
             mean = meter.loss()  # the host waits for the device here, and only here
             guard.on_log(state.step, mean)
             line = {"train/loss": mean, "train/lr": optimizer.param_groups[0]["lr"],
@@ -110,14 +119,19 @@ def train(
             state.scores = evaluate(parts)
             improved = _better(settings.monitor, state)
             _note(record, screen, state, parts, meter, state.scores)
-        late = logged and aside - saved > 60 * settings.checkpoint_minutes
-        if improved or late or due(state.step, every["save"], plan.total_steps):
+        asked = stop.agreed(state.step)
+        if improved or asked or due(state.step, every["save"], plan.total_steps):
             state.loss_sums, state.loss_count = meter.losses()
             state.scaler = world.scaler()
             _save(record, parts, state)  # last, since it makes the lines above durable
             saved = time.monotonic()
+        if asked is Asked.STOP and state.step < plan.total_steps:
+            raise Preempted(_stopped(stop, state, plan))
+        if world.is_main:
+            _ask_by_clock(stop, settings, meter, saved)
         meter.set_aside(time.monotonic() - aside)
         meter.first_step_done()
+    stop.drain()
     return state
 
 
@@ -171,6 +185,21 @@ def _better(monitor: str, state: State) -> bool:
             return False
     state.best = {"step": state.step, "scores": state.scores}
     return True
+
+
+def _ask_by_clock(stop: Stop, settings: RunSettings, meter: Meter, saved: float) -> None:
+    """Ask for what is due by time: the main process's clock counts."""
+    if settings.max_minutes is not None and meter.here() > 60 * settings.max_minutes:
+        stop.ask(Asked.STOP, f"max_minutes={settings.max_minutes:g} are over")
+    elif time.monotonic() - saved > 60 * settings.checkpoint_minutes:
+        stop.ask(Asked.SAVE, "checkpoint_minutes")
+
+
+def _stopped(stop: Stop, state: State, plan: Plan) -> str:
+    return (
+        f"{stop.why}: stopped after step {state.step} of {plan.total_steps}, and a checkpoint is "
+        f"written. The same command continues."
+    )
 
 
 def _save(record: Record | None, parts: Parts, state: State) -> None:

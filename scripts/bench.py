@@ -36,6 +36,7 @@ from launcher.layers import from_argument
 from launcher.recipe import load
 from launcher.screen import Screen
 from launcher.settings import resolve_hparams, resolve_run
+from launcher.stop import Stop
 from launcher.strategy import connect
 from launcher.train import State, train
 
@@ -57,7 +58,8 @@ def launcher_window(parts: Parts, steps: int) -> float:
     """Samples per second of the launcher's loop over `steps` steps, after one that is not timed."""
     clock = Clock()
     plan = replace(parts.plan, epochs=1, samples=parts.plan.batch_size * (steps + 1))
-    train(replace(parts, plan=plan), State(), None, clock)
+    with Stop(1, str) as stop:
+        train(replace(parts, plan=plan), State(), None, clock, stop)
     return steps * plan.batch_size / (clock.times[-1] - clock.times[0])
 
 

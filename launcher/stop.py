@@ -1,0 +1,124 @@
+"""Signals, and agreeing on them across processes.
+
+A handler only notes what was asked. The loop looks once per step; several processes tell each other
+through an integer on the host, started at one step and read some steps later, so that nobody waits
+and all of them stop, or save, after the same step.
+
+    SIGTERM, SIGINT, SIGHUP   save and leave with code 75: the same command continues
+    SIGINT a second time      leave at once with code 130
+    SIGUSR1                   save and go on
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from enum import IntEnum
+from types import FrameType
+from typing import Final
+
+import torch
+import torch.distributed as dist
+
+from launcher.errors import INTERRUPTED
+
+EVERY: Final = 4
+"""Steps between two questions: a signal is obeyed after at most twice as many."""
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class Asked(IntEnum):
+    """What somebody wants, in the order of its weight."""
+
+    NOTHING = 0
+    SAVE = 1
+    STOP = 2
+
+
+class Stop:
+    """Takes the signals of this process for as long as it is entered."""
+
+    def __init__(self, processes: int, farewell: Callable[[], str]) -> None:
+        """`farewell` gives the last words when a second SIGINT ends the process."""
+        self._asked = Asked.NOTHING
+        self._why = ""
+        self._interrupts = 0
+        self._farewell = farewell
+        self._before: dict[signal.Signals, object] = {}
+        self._group = dist.new_group(backend="gloo") if processes > 1 else None
+        self._value = torch.zeros(1, dtype=torch.int32)
+        self._pending: dist.Work | None = None
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                os.write(2, f"\n{self._farewell()}\n".encode())
+                os._exit(INTERRUPTED)
+        asked = Asked.SAVE if number == signal.SIGUSR1 else Asked.STOP
+        self.ask(asked, signal.Signals(number).name)
+
+    def ask(self, what: Asked, why: str) -> None:
+        """Ask for something in this process; it happens when all have agreed."""
+        if what > self._asked:
+            self._asked, self._why = what, why
+
+    @property
+    def why(self) -> str:
+        """What asked this process, or that it was another one."""
+        return self._why or "another process was asked"
+
+    def agreed(self, step: int) -> Asked:
+        """What all processes do after this step: the same answer in each, at the same step."""
+        if self._group is None:
+            return self._take()
+        if step % EVERY:
+            return Asked.NOTHING
+        answer = self._finish()
+        self._value[0] = int(self._take())
+        self._pending = dist.all_reduce(
+            self._value, op=dist.ReduceOp.MAX, group=self._group, async_op=True
+        )
+        return answer
+
+    def drain(self) -> None:
+        """Wait for the last question, at the end of a run, so that no process asks in vain."""
+        self._finish()
+
+    def _take(self) -> Asked:
+        asked, self._asked = self._asked, Asked.NOTHING
+        return asked
+
+    def _finish(self) -> Asked:
+        if self._pending is None:
+            return Asked.NOTHING
+        self._pending.wait()
+        self._pending = None
+        return Asked(int(self._value))
+
+
+def die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the process that launched this one is gone.
+
+    `accelerate launch` with one process does not pass SIGTERM on, and a killed agent leaves its
+    processes training, unseen.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before we asked
+        os.kill(os.getpid(), signal.SIGTERM)
