@@ -47,7 +47,10 @@ class Stop:
         self._interrupts = 0
         self._farewell = farewell
         self._before: dict[signal.Signals, object] = {}
-        self._group = dist.new_group(backend="gloo") if processes > 1 else None
+        # A group of its own on the host: the question must not queue behind gradients.
+        self._group: dist.ProcessGroup | None = None
+        if processes > 1:
+            self._group = dist.new_group(backend="gloo")  # type: ignore[assignment]
         self._value = torch.zeros(1, dtype=torch.int32)
         self._pending: dist.Work | None = None
 

@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits", "sources.download"}
     | {"sources.mnist", "sources.synthetic"},
     {"recipe", "checkpoint", "record", "screen"},
-    {"strategy", "guard", "meter", "evaluate", "build", "train"},
+    {"stop", "strategy", "guard", "meter", "evaluate", "build", "train"},
     {"describe", "run", "show", "help", "cli", "__main__", ""},
 ]
 
@@ -49,7 +49,7 @@ BESIDE: dict[str, set[str]] = {
     "sources.synthetic": {"sources.arrays"},
     "guard": {"strategy"},
     "build": {"strategy"},
-    "train": {"build", "guard", "meter", "evaluate", "strategy"},
+    "train": {"build", "guard", "meter", "evaluate", "stop", "strategy"},
     "run": {"describe"},
     "show": {"describe", "run"},
     "cli": {"help", "show", "run"},

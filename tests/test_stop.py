@@ -1,0 +1,252 @@
+"""Signals: what is asked, and that all processes stop after the same step."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, write_recipe
+
+from launcher.stop import Asked, Stop
+
+# A step takes 20 ms, so that a signal always finds one running.
+SLOW = """
+import time
+
+def loss(model, batch):
+    if model.training:
+        time.sleep(float(os.environ.get("STEP_SECONDS", "0.02")))
+    return losses.cross_entropy(model, batch)
+"""
+RUN = Path("checkpoints/run")
+
+
+@pytest.fixture
+def stop() -> Iterator[Stop]:
+    with Stop(1, lambda: "bye") as taken:
+        yield taken
+
+
+@pytest.mark.parametrize(
+    ("number", "asked"),
+    [
+        (signal.SIGTERM, Asked.STOP),
+        (signal.SIGHUP, Asked.STOP),
+        (signal.SIGINT, Asked.STOP),
+        (signal.SIGUSR1, Asked.SAVE),
+    ],
+)
+def test_a_signal_is_noted_and_obeyed_once(
+    stop: Stop, number: signal.Signals, asked: Asked
+) -> None:
+    assert stop.agreed(1) is Asked.NOTHING
+    os.kill(os.getpid(), number)
+    assert stop.agreed(2) is asked
+    assert stop.agreed(3) is Asked.NOTHING
+    assert stop.why == number.name
+
+
+def test_to_stop_weighs_more_than_to_save(stop: Stop) -> None:
+    stop.ask(Asked.STOP, "first")
+    stop.ask(Asked.SAVE, "second")
+    assert stop.agreed(1) is Asked.STOP
+    assert stop.why == "first"
+
+
+def test_the_handlers_of_before_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop(1, str):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+# ── whole runs ──────────────────────────────────────────────────────────────────────────────────
+
+
+def start(*arguments: str, by: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """A run of 800 slow steps (16 s) in a process group of its own."""
+    write_recipe(SLOW)
+    command = [sys.executable, "-m", *by, *(["-m"] if by else []), "launcher", "tiny.py"]
+    settings = ["name=run", "threads=1", "epochs=200", "log_every=7", "checkpoint_every=1000"]
+    return subprocess.Popen(
+        [*command, *settings, "evaluate_every=1000", *arguments], text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def status() -> dict[str, object]:
+    path = RUN / "status.json"
+    document: dict[str, object] = json.loads(path.read_text()) if path.exists() else {}
+    return document
+
+
+def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def training() -> bool:
+    """Whether the first line of metrics is written."""
+    path = RUN / "metrics.jsonl"
+    return path.exists() and path.stat().st_size > 0
+
+
+def members() -> list[int]:
+    """The processes that work in this test's folder; torchrun gives each a session of its own."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            here = os.readlink(path / "cwd") == str(Path.cwd())
+        except OSError:
+            continue
+        if here and int(path.name) != os.getpid():
+            found.append(int(path.name))
+    return found
+
+
+def trainers() -> list[int]:
+    """Those of them that train, and do not only launch."""
+    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in members()}
+    return [pid for pid, line in lines.items() if line[line.index(b"-m") + 1] == b"launcher"]
+
+
+def end(run: subprocess.Popen[str]) -> str:
+    output, _ = run.communicate(timeout=60)
+    wait_for(lambda: not members())
+    return output
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: str, by: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        started.append(start(*arguments, by=by))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        for pid in members():
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+Begin = Callable[..., subprocess.Popen[str]]
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
+CPU_2 = str(ROOT / "configs" / "machines" / "cpu_2.yaml")
+CPU = str(ROOT / "configs" / "machines" / "cpu.yaml")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_and_ends_with_75(run: Begin, number: signal.Signals) -> None:
+    process = run()
+    wait_for(training)
+    process.send_signal(number)
+    output = end(process)
+    assert process.returncode == 75, output
+    assert f"{number.name}: stopped after step" in output
+    about = status()
+    assert (about["state"], about["code"]) == ("preempted", 75)
+    assert about["step"] == about["last_committed_step"]
+    assert (RUN / f"step-{about['step']:012d}" / "COMMIT").exists()
+
+
+def test_a_second_interrupt_ends_at_once_with_130(
+    run: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEP_SECONDS", "2")
+    process = run("log_every=1", "checkpoint_every=1")
+    wait_for(lambda: status().get("last_committed_step") == 1)
+    time.sleep(0.5)  # in the second step
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output = end(process)
+    assert process.returncode == 130, output
+    assert "the last committed step is 1" in output
+
+
+@pytest.mark.slow
+def test_sigusr1_saves_and_goes_on(run: Begin) -> None:
+    process = run("epochs=20")
+    wait_for(training)
+    process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: status().get("last_committed_step"))
+    assert status()["state"] == "running"
+    output = end(process)
+    assert process.returncode == 0, output
+    assert status()["state"] == "finished"
+
+
+def test_max_minutes_stops_in_good_order(run: Begin) -> None:
+    process = run("max_minutes=0.01")
+    output = end(process)
+    assert process.returncode == 75, output
+    assert "max_minutes=0.01 are over" in output
+    assert status()["state"] == "preempted"
+
+
+@pytest.mark.slow
+def test_two_processes_stop_after_the_same_step(run: Begin) -> None:
+    """Only one of them gets the signal."""
+    process = run(by=TORCHRUN)
+    wait_for(training)
+    before = len((RUN / "metrics.jsonl").read_text().splitlines()) * 7
+    victim = max(trainers())
+    os.kill(victim, signal.SIGTERM)
+    output = end(process)
+    about = status()
+    assert (about["state"], about["code"]) == ("preempted", 75), output
+    step = about["last_committed_step"]
+    assert isinstance(step, int)
+    assert step == about["step"]
+    assert step <= before + 7 + 8 + 4  # read late by at most a line, obeyed within 8 steps
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_agent_reaches_both_processes(run: Begin) -> None:
+    process = run(by=TORCHRUN)
+    wait_for(training)
+    process.send_signal(signal.SIGTERM)
+    output = end(process)
+    assert status()["state"] == "preempted", output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("machine", [CPU, CPU_2])
+def test_no_process_outlives_its_launcher(run: Begin, number: signal.Signals, machine: str) -> None:
+    process = run(by=("accelerate.commands.launch", "--config_file", machine))
+    wait_for(training)
+    process.send_signal(number)
+    output = end(process)
+    assert status()["state"] == "preempted", output
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(run: Begin, tmp_path: Path) -> None:
+    def bytes_of_last() -> dict[str, bytes]:
+        last = max(RUN.glob("step-*"))
+        return {path.name: path.read_bytes() for path in last.iterdir()}
+
+    process = run("epochs=20")
+    end(process)
+    expected = bytes_of_last()
+    RUN.rename("whole")
+    process = run("epochs=20")
+    wait_for(training)
+    process.send_signal(signal.SIGTERM)
+    end(process)
+    assert process.returncode == 75
+    process = run("epochs=20")
+    end(process)
+    assert process.returncode == 0
+    assert bytes_of_last() == expected
