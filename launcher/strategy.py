@@ -129,7 +129,11 @@ class World:
         if self.device.type == "cpu":
             torch.default_generator.manual_seed(seeds[0])
         elif self.device.type == "cuda":
-            first = 0 if self.devices > 1 else self.device.index
+            # Accelerate's device has no index in a process that was started alone.
+            own = (
+                self.device.index if self.device.index is not None else torch.cuda.current_device()
+            )
+            first = 0 if self.devices > 1 else own
             for number, value in enumerate(seeds):
                 torch.cuda.default_generators[first + number].manual_seed(value)
         else:
@@ -182,7 +186,7 @@ def connect(launch: Launch, hparams: Hparams, settings: RunSettings) -> World:
     cpu = launch.cpu or not torch.accelerator.is_available()
     precision = _precision(launch, hparams, cpu)
     gpus = 0 if cpu else torch.accelerator.device_count()
-    devices = _devices(launch, settings, gpus)
+    devices = _devices(launch, hparams, settings, gpus)
     if hparams.sync_batchnorm and cpu and launch.processes > 1:
         raise SettingsError(
             "sync_batchnorm=true needs GPUs: batch norm over processes has no CPU code."
@@ -223,8 +227,9 @@ def _precision(launch: Launch, hparams: Hparams, cpu: bool) -> str:
     return precision
 
 
-def _devices(launch: Launch, settings: RunSettings, gpus: int) -> int:
-    """GPUs that this one process shall use through DataParallel, or 1."""
+def _devices(launch: Launch, hparams: Hparams, settings: RunSettings, gpus: int) -> int:
+    """GPUs that this one process shall use through DataParallel, or 1; `auto` takes them all if the
+    batch can be split over them."""
     if settings.strategy == "dp":
         if launch.processes > 1:
             raise SettingsError(
@@ -236,9 +241,8 @@ def _devices(launch: Launch, settings: RunSettings, gpus: int) -> int:
                 f"strategy=dp needs one process that sees two or more GPUs; this one sees {gpus}."
             )
         return gpus
-    if settings.strategy == "auto" and launch.processes == 1 and gpus > 1:
-        return gpus
-    return 1
+    splits = gpus > 1 and hparams.batch_size % (gpus * (hparams.micro_batch_size or 1)) == 0
+    return gpus if settings.strategy == "auto" and launch.processes == 1 and splits else 1
 
 
 def _set_threads(launch: Launch, settings: RunSettings, cpu: bool) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 from launcher.errors import CheckpointError, DistributedError, SettingsError
 from launcher.launch import Launch
 from launcher.settings import Hparams, RunSettings
-from launcher.strategy import World, connect
+from launcher.strategy import World, _devices, connect
 
 HPARAMS = Hparams(epochs=1, batch_size=4)
 no_gpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="is about machines without")
@@ -74,6 +74,25 @@ def test_half_precision_with_a_loss_scale_needs_a_gpu(launched: str) -> None:
 def test_several_gpus_in_one_process_need_gpus() -> None:
     with pytest.raises(SettingsError, match=r"strategy=dp needs .* this one sees 0"):
         met(settings=RunSettings(strategy="dp"))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "strategy", "gpus", "devices"),
+    [
+        (512, "auto", 8, 8),
+        (512, "ddp", 8, 1),
+        (512, "dp", 8, 8),
+        (512, "auto", 1, 1),
+        (512, "auto", 0, 1),
+        (4, "auto", 8, 1),  # cannot be split: one GPU, and no refusal that nobody asked for
+        (4, "dp", 8, 8),  # asked for: the plan will refuse, with the sizes that fit
+    ],
+)
+def test_one_process_takes_all_gpus_that_the_batch_can_be_split_over(
+    batch_size: int, strategy: Any, gpus: int, devices: int
+) -> None:
+    hparams = Hparams(epochs=1, batch_size=batch_size)
+    assert _devices(Launch(), hparams, RunSettings(strategy=strategy), gpus) == devices
 
 
 def test_several_gpus_in_one_process_are_not_several_processes() -> None:
