@@ -7,13 +7,23 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-from launcher import help, launch, layers, naming, settings
-from launcher.errors import BUG, INTERRUPTED, LauncherError, SettingsError, did_you_mean
+from launcher import help, launch, layers, naming, outline, settings
+from launcher.errors import (
+    BUG,
+    INTERRUPTED,
+    LauncherError,
+    RecipeError,
+    SettingsError,
+    did_you_mean,
+)
 from launcher.request import Request
+from launcher.screen import refuse, text
 
 VERBS = ("train", "show")
+SWITCHES = ("--config", "--resume", "--fresh", "--allow-change", "--dry-run", "--json", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,16 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BUG
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
-            sys.stderr.write("interrupted: the same command continues from the last checkpoint\n")
+            sys.stderr.write("interrupted outside of training: nothing was lost\n")
         return INTERRUPTED
 
 
 def _dispatch(given: list[str]) -> int:
     verb = given.pop(0) if given and given[0] in VERBS else "train"
+    if given == ["--version"]:
+        text(f"launcher {version('accelerate-launcher')}")
+        return 0
     if not given or given[0] in ("-h", "--help") or "-h" in given or "--help" in given:
         recipe = next((word for word in given if word.endswith(".py")), None)
         help.show(verb, Path(recipe) if recipe else None)
-        return 0 if given else 2
+        if not given:
+            raise SettingsError(f"no recipe is given: launcher {verb} RECIPE.py [key=value]...")
+        return 0
     request, as_json = parse(given)
     if verb == "show":
         from launcher.show import show  # torch comes with these, and only now
@@ -56,7 +71,10 @@ def _dispatch(given: list[str]) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        raise SettingsError(f"{message}. `launcher --help` lists what there is.")
+        switch = message.rpartition(": ")[2].split(" ")[0]
+        near = did_you_mean(switch, SWITCHES) if switch.startswith("--") else ""
+        advice = near or " `launcher --help` lists the switches; settings are given as key=value."
+        raise SettingsError(f"{message}.{advice}")
 
 
 def parse(given: Sequence[str]) -> tuple[Request, bool]:
@@ -77,7 +95,7 @@ def parse(given: Sequence[str]) -> tuple[Request, bool]:
     values = [entry for config in found.config for entry in layers.from_file(config)]
     values += [layers.from_argument(word) for word in found.words[1:]]
     for_run, rest = settings.split(values)
-    run_settings, origins = settings.resolve_run(for_run)
+    run_settings, origins = settings.resolve_run(for_run, outline.types(recipe), rest)
     name = run_settings.name or naming.derive(recipe, found.config, rest)
     return Request(
         path=recipe,
@@ -115,14 +133,12 @@ def _refuse(error: LauncherError) -> None:
     Most refusals are the same in all of them. The others give the first one time to speak; if it
     fails in the same way the launcher ends them while they wait.
     """
-    from launcher.screen import refuse
-
     rank = os.environ.get("RANK", "0")
     process = int(rank) if rank.isdecimal() else 0
     if type(error).__name__ == "RefusedElsewhere":
         return
     if process:
         time.sleep(3)
-    if error.__cause__ is not None and error.code == 3:
-        traceback.print_exception(error.__cause__)
+    if isinstance(error, RecipeError) and error.frames:
+        sys.stderr.write(error.frames)
     refuse(error, f"process {process}: " if process else "")

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from launcher.errors import RecipeError
 from launcher.plan import Plan, Ticket
 from launcher.rng import Int64s, SampleRng
 
@@ -124,8 +125,15 @@ def assemble(
     if device.type != "cpu":
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
     if split.transform is not None:
-        batch = split.transform(batch, rng)
-    return data.prepare(batch)
+        batch = _checked(split.transform(batch, rng), "a transform")
+    return _checked(data.prepare(batch), "Data.prepare")
+
+
+def _checked(batch: Batch, function: str) -> Batch:
+    if not isinstance(batch, dict):
+        kind = type(batch).__name__
+        raise RecipeError(f"{function} must return a batch, a dict of tensors; it returned {kind}.")
+    return batch
 
 
 def feed(

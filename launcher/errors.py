@@ -43,8 +43,11 @@ class SettingsError(LauncherError):
 
 
 class RecipeError(LauncherError):
+    """`frames` are the lines of the traceback below the recipe's own, when others were running."""
+
     code = 3
     title = "recipe"
+    frames = ""
 
 
 class DataError(LauncherError):

@@ -48,8 +48,8 @@ def scores(
                 place = found.setdefault(name, torch.zeros(samples, device=device))
                 place[first : first + real] = values[:real] + 0.0  # -0.0 does not survive a sum
     if total is not None and found:
-        summed = total(torch.stack([found[name] for name in sorted(found)]))
-        found = dict(zip(sorted(found), summed, strict=True))
+        # In the recipe's order, which is that of every process.
+        found = dict(zip(found, total(torch.stack([*found.values()])), strict=True))
     return {name: values.cpu() for name, values in found.items()}
 
 

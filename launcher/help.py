@@ -1,16 +1,13 @@
 """`--help`: every setting with its default and its docstring, read from source and not imported.
 
-A recipe's hyperparameters are found with `ast`, so that asking for help neither runs the recipe nor
-waits for torch.
+A recipe's hyperparameters come from its outline, so that asking for help neither runs the recipe
+nor waits for torch.
 """
 
-import ast
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import settings
-from launcher.layers import scalar
+from launcher.outline import Setting, fields
 from launcher.screen import table, text
 
 USAGE = """\
@@ -31,52 +28,10 @@ Switches:
   --fresh               move an earlier run into an archive folder and start again
   --allow-change KEY    continue although this hyperparameter (or recipe, data) changed
   --json                for programs (show)
+  --version
 
 Example: launcher recipes/cifar_resnet.py --config configs/runs/quick.yaml peak_lr=0.01
 """
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A field of a settings class, as its source has it."""
-
-    name: str
-    kind: str
-    default: str
-    doc: str
-
-
-def fields(source: str, bases: set[str]) -> Iterator[Setting]:
-    """The fields of the classes in `source` that are named in `bases` or derive from one."""
-    found = set(bases)
-    for node in ast.parse(source).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        if not {node.name, *(ast.unparse(base).rpartition(".")[2] for base in node.bases)} & found:
-            continue
-        found.add(node.name)
-        for place, line in enumerate(node.body):
-            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-                yield Setting(
-                    line.target.id,
-                    ast.unparse(line.annotation),
-                    "required" if line.value is None else _typed(line.value),
-                    _docstring(node.body[place + 1 : place + 2]),
-                )
-
-
-def _typed(value: ast.expr) -> str:
-    """A default as a user would type it; an expression as it stands."""
-    try:
-        return scalar(ast.literal_eval(value))
-    except ValueError:
-        return ast.unparse(value)
-
-
-def _docstring(after: list[ast.stmt]) -> str:
-    if after and isinstance(after[0], ast.Expr) and isinstance(after[0].value, ast.Constant):
-        return " ".join(str(after[0].value.value).split())
-    return ""
 
 
 def show(verb: str, recipe: Path | None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from launcher.errors import SettingsError
+from launcher.errors import SettingsError, did_you_mean
 
 MOST_BYTES = 1 << 20
 
@@ -81,7 +81,11 @@ def from_file(path: Path) -> list[Given]:
         raw = path.read_bytes() if path.stat().st_size <= MOST_BYTES else None
         text = raw.decode("utf-8-sig") if raw is not None else None
     except OSError as error:
-        raise SettingsError(f"cannot read the config file {path}: {error.strerror}.") from error
+        beside = [str(other) for other in path.parent.glob("*.yaml")]
+        near = did_you_mean(str(path), beside)
+        raise SettingsError(
+            f"cannot read the config file {path}: {error.strerror}.{near}"
+        ) from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"the config file {path} is not text in UTF-8: {error}.") from error
     if text is None:

@@ -172,6 +172,10 @@ def blame(path: Path, error: Exception | SystemExit, what: str) -> LauncherError
         unknown = text.rpartition("'")[0].rpartition("'")[2] if "unexpected" in text else ""
         text += f".{did_you_mean(unknown, fields)} A Recipe has {listed(fields)}"
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    place = f"{path}:{lines[-1]}" if lines else str(path)
-    return RecipeError(f"{place}: {what} raised {text}.")
+    own = [number for number, frame in enumerate(frames) if frame.filename == str(path)]
+    place = f"{path}:{frames[own[-1]].lineno}" if own else str(path)
+    called = "" if own else " (or what it calls)"  # a layer of the wrong size, say
+    refusal = RecipeError(f"{place}: {what}{called} raised {text}.")
+    if not own or own[-1] != len(frames) - 1:  # else the sentence says it all
+        refusal.frames = "".join(traceback.format_list(frames[own[0] if own else 0 :]))
+    return refusal

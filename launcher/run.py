@@ -17,6 +17,7 @@ from launcher.errors import (
     CheckpointError,
     LauncherError,
     OutOfMemoryError,
+    SettingsError,
     did_you_mean,
 )
 from launcher.evaluate import BLOCK
@@ -43,6 +44,10 @@ def execute(request: Request) -> None:
     loaded, hparams, origins = prepare(request)
     screen = Screen(shown=request.launch.is_main)
     identity = {"recipe": loaded.sha256, **settings.as_json(hparams)}
+    for key in request.allow_change:
+        if key not in [*identity, "data"]:
+            near = did_you_mean(key, [*identity, "data"])
+            raise SettingsError(f"--allow-change {key}: there is no such hyperparameter.{near}")
     before = {} if request.dry_run else earlier(request, identity)
     if before.get("finished"):
         describe.closing(screen, request)
@@ -51,7 +56,7 @@ def execute(request: Request) -> None:
     try:
         parts = build(loaded, hparams, request.settings, world, before.get("micro_batch_size"))
         if request.dry_run:
-            dry_run(parts, screen)
+            dry_run(request, parts, screen)
         else:
             attempt(request, parts, origins, identity, screen)
     except BaseException as error:
@@ -93,7 +98,10 @@ def earlier(request: Request, identity: Mapping[str, Any]) -> Mapping[str, Any]:
     before = record.read_json(request.folder / "run.json")
     if not before or request.fresh:
         if request.resume == "must":
-            raise CheckpointError(f"--resume must: {request.folder} holds no run to continue.")
+            raise CheckpointError(
+                f"--resume must: {request.folder} holds no run to continue. Leave --resume out to "
+                f"begin one, or check name= and the settings that the name is made of."
+            )
         return {}
     if request.resume == "never":
         raise CheckpointError(
@@ -114,11 +122,6 @@ def refuse_changes(
     Raises CheckpointError when the run would learn something else than in its earlier attempts.
     """
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    for key in request.allow_change:
-        if key not in [*before, *now, "data"]:
-            raise CheckpointError(
-                f"--allow-change {key}: there is no such key.{did_you_mean(key, [*now, 'data'])}"
-            )
     if refused := [key for key in changed if key not in request.allow_change]:
         differences = [
             "the recipe file is another than it was"
@@ -215,11 +218,12 @@ def _restored(folder: Path, parts: Parts, step: int) -> State:
     return State(**found.state)
 
 
-def dry_run(parts: Parts, screen: Screen) -> None:
+def dry_run(request: Request, parts: Parts, screen: Screen) -> None:
     """One step and one block of evaluation; nothing is left on disk."""
     data, plan = parts.data, parts.plan
     one_step = replace(plan, samples=plan.batch_size, epochs=1)
     block = Split(First(data.test.source, BLOCK), data.test.transform)
+    describe.banner(screen, request, parts, 0)
     short = replace(parts, plan=one_step, data=replace(data, test=block))
     with Stop(parts.world.processes, lambda: "interrupted") as stop:
         state = train(short, State(), None, screen, stop)

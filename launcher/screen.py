@@ -49,6 +49,7 @@ class Screen:
         self._live: Progress | None = None
         self._task = TaskID(0)
         self._printed = 0.0
+        self._loss: float | None = None
         self._drawn = 0.0
 
     def facts(self, title: str, rows: Mapping[str, object]) -> None:
@@ -87,13 +88,16 @@ class Screen:
         self._live.update(self._task, completed=step, description=description)
 
     def metrics(self, line: Mapping[str, float | None], total_steps: int) -> None:
-        """A record: an evaluation as a line that stays, training in the progress display, or as a
-        plain line every few seconds."""
+        """A record: an evaluation as a line that stays, with the latest loss; training in the
+        progress display, or as a plain line every few seconds (metrics.jsonl has them all)."""
         if "train/loss" not in line:
             overall = {key: value for key, value in line.items() if key.count("/") == 1}
             text = "  ".join(f"{key} {shown(key, value)}" for key, value in overall.items())
-            self.line(f"epoch {line['epoch']:.4g}  step {line['step']}/{total_steps}  {text}")
+            if self._loss is not None:
+                text = f"train/loss {shown('train/loss', self._loss)}  {text}"
+            self.line(f"epoch {line['epoch']:.2f}  step {line['step']}/{total_steps}  {text}")
             return
+        self._loss = line["train/loss"]
         text = (
             f"loss {line['train/loss']:.4f}  lr {line['train/lr']:.4g}  "
             f"{line['train/samples_per_s']:,.0f} samples/s  data wait {line['train/data_wait']:.0%}"
@@ -102,7 +106,7 @@ class Screen:
             self._live.update(self._task, text=text)
         elif (now := time.monotonic()) - self._printed >= _BETWEEN_LINES:
             self._printed = now
-            self.line(f"epoch {line['epoch']:.4g}  step {line['step']}/{total_steps}  {text}")
+            self.line(f"epoch {line['epoch']:.2f}  step {line['step']}/{total_steps}  {text}")
 
     def stop(self) -> None:
         """End the progress display; lines can still be written."""
@@ -123,6 +127,8 @@ def refuse(error: LauncherError, prefix: str = "") -> None:
     body = "\n".join(escape(problem) for problem in error.problems)
     title = f"[bold red]{prefix}{error.title}[/bold red]"
     console = _Console(stderr=True)
+    if not console.is_terminal:  # in a file a path is whole
+        console.width = max(console.width, 4 + max(len(line) for line in body.splitlines()))
     console.print(Panel(body, title=title, title_align="left", border_style="red", expand=False))
 
 

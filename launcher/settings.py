@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from launcher import durations
 from launcher.errors import SettingsError, did_you_mean, listed
-from launcher.layers import Given, scalar
+from launcher.layers import Given, from_argument, scalar
 
 Precision = Literal["no", "fp16", "bf16", "auto"]
 Count = Annotated[int, Field(ge=1)]
@@ -70,12 +70,12 @@ class RunSettings:
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
     """Mode of torch.compile."""
     log_every: Count = 50
-    """Steps between two lines of metrics; at least five lines in an epoch of five steps."""
+    """Steps between two lines in metrics.jsonl; fewer when an epoch is short."""
     evaluate_every: str = "1 epoch"
     """A duration: 200 (steps), 1 epoch, 5 % (of the run)."""
     checkpoint_every: str = "1 epoch"
     """A duration. A checkpoint is also written at the end."""
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Longest time between two checkpoints."""
     keep: Annotated[int, Field(ge=2)] = 2
     """Newest checkpoints kept, beside the best."""
@@ -86,13 +86,18 @@ class RunSettings:
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """Weights & Biases."""
     wandb_project: str | None = None
+    """Its project."""
     wandb_entity: str | None = None
+    """The user or team that owns the project."""
     wandb_group: str | None = None
+    """Runs with the same group are shown together."""
     wandb_tags: tuple[str, ...] = ()
+    """Words to find the run by."""
     tensorboard: bool = False
     """TensorBoard event files in the run folder."""
 
 
+_RUN_NAMES = tuple(field.name for field in dataclasses.fields(RunSettings))
 DURATIONS = ("evaluate_every", "checkpoint_every")
 
 # What is not built yet takes its default and refuses the rest: nobody shall believe that a setting
@@ -121,16 +126,20 @@ class Origins:
 
 def split(given: Iterable[Given]) -> tuple[list[Given], list[Given]]:
     """Values for run settings, and the rest: hyperparameters, or names that do not exist."""
-    names = {field.name for field in dataclasses.fields(RunSettings)}
     pairs = list(given)
-    return [g for g in pairs if g.key in names], [g for g in pairs if g.key not in names]
+    return [g for g in pairs if g.key in _RUN_NAMES], [g for g in pairs if g.key not in _RUN_NAMES]
 
 
-def resolve_run(given: Iterable[Given]) -> tuple[RunSettings, Origins]:
-    """The run settings. Raises SettingsError with everything that is wrong with them."""
+def resolve_run(
+    given: Iterable[Given], outline: Mapping[str, Any] | None = None, rest: Iterable[Given] = ()
+) -> tuple[RunSettings, Origins]:
+    """The run settings. Raises SettingsError with everything that is wrong with them, and with the
+    `rest` as far as an outline of the recipe's hyperparameters, names and types, can tell."""
     settings, origins, problems = _resolve(RunSettings, given, known=())
     if settings is not None:
         problems = _check_run(settings, origins)
+    if outline is not None:
+        problems += _read(outline, rest, _RUN_NAMES)[2].values()
     if problems or settings is None:
         raise SettingsError(*problems)
     return settings, origins
@@ -138,8 +147,7 @@ def resolve_run(given: Iterable[Given]) -> tuple[RunSettings, Origins]:
 
 def resolve_hparams(cls: type[T], given: Iterable[Given]) -> tuple[T, Origins]:
     """A recipe's hyperparameters. Raises SettingsError with everything that is wrong with them."""
-    known = [field.name for field in dataclasses.fields(RunSettings)]
-    hparams, origins, problems = _resolve(cls, given, known)
+    hparams, origins, problems = _resolve(cls, given, _RUN_NAMES)
     if problems or hparams is None:
         raise SettingsError(*problems)
     return hparams, origins
@@ -165,21 +173,7 @@ def _resolve(
     cls: type[T], given: Iterable[Given], known: Iterable[str]
 ) -> tuple[T | None, Origins, list[str]]:
     hints = _types(cls)
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    problems: dict[str, str] = {}
-    for item in given:
-        if item.key not in hints:
-            nearest = did_you_mean(item.key, [*hints, *known])
-            problems[item.key] = f"unknown setting '{item.key}' (from {item.source}).{nearest}"
-            continue
-        earlier = origins.get(item.key)
-        origins[item.key] = f"{item.source}, over {earlier}" if earlier else item.source
-        problems.pop(item.key, None)
-        try:
-            values[item.key] = _validate(item, hints[item.key])
-        except ValueError as error:
-            problems[item.key] = f"{item.key}: {error}; got {item.shown} (from {item.source})."
+    values, origins, problems = _read(hints, given, known)
     required = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name in origins:
@@ -196,6 +190,28 @@ def _resolve(
         return cls(**values), Origins(origins), []
     except (ValueError, TypeError) as error:  # a recipe's own __post_init__
         return None, Origins(origins), [f"{cls.__name__}: {error}"]
+
+
+def _read(
+    hints: Mapping[str, Any], given: Iterable[Given], known: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
+    """Values, origins and problems by name: the last value given for a name wins."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    problems: dict[str, str] = {}
+    for item in given:
+        if item.key not in hints:
+            nearest = did_you_mean(item.key, [*hints, *known])
+            problems[item.key] = f"unknown setting '{item.key}' (from {item.source}).{nearest}"
+            continue
+        earlier = origins.get(item.key)
+        origins[item.key] = f"{item.source}, over {earlier}" if earlier else item.source
+        problems.pop(item.key, None)
+        try:
+            values[item.key] = _validate(item, hints[item.key])
+        except ValueError as error:
+            problems[item.key] = f"{item.key}: {error}; got {item.shown} (from {item.source})."
+    return values, origins, problems
 
 
 def _types(cls: type) -> dict[str, Any]:
@@ -217,6 +233,8 @@ def _validate(item: Given, annotation: Any) -> Any:
     members = _members(annotation)
     as_typed = str in members and not (item.value is None and type(None) in members)
     value = item.text if as_typed and item.text is not None else item.value
+    if item.text and not isinstance(value, list) and any(get_origin(m) is tuple for m in members):
+        value = from_argument(f"{item.key}=[{item.text}]").value  # widths=64,32
     if not _finite(value):
         raise ValueError("must be a finite number")
     try:

@@ -21,6 +21,7 @@ class LeNetHparams(Hparams):
     peak_lr: float = 0.001
     """The learning rate; it stays constant."""
     momentum: float = 0.9
+    """Of SGD."""
 
 
 def data(hparams: LeNetHparams) -> Data:

@@ -39,6 +39,7 @@ class ResNetHparams(Hparams):
     warmup: float = 0.15
     """Share of the run in which the learning rate rises."""
     momentum: float = 0.9
+    """Of SGD."""
     weight_decay: float = 5e-4
     """On filters and matrices; not on norms and biases."""
     max_shift: int = 4

@@ -23,6 +23,7 @@ class MlpHparams(Hparams):
     peak_lr: float = 0.1
     """The first learning rate; it falls along half a cosine."""
     momentum: float = 0.9
+    """Of SGD."""
     widths: tuple[int, ...] = (256,)
     """Units of each hidden layer."""
     init: Literal["default", "normal", "xavier", "kaiming"] = "default"

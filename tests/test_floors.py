@@ -16,7 +16,7 @@ HOUSE = ROOT / "launcher"
 
 FLOORS: list[set[str]] = [
     {"errors", "rng", "durations", "plan", "layers", "settings", "naming", "storage", "launch"}
-    | {"request"},
+    | {"request", "outline"},
     {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
     | {"modes"}
     | {"models", "models.lenet", "models.mlp", "models.resnet"}
@@ -33,6 +33,7 @@ BESIDE: dict[str, set[str]] = {
     "layers": {"errors"},
     "settings": {"errors", "durations", "layers"},
     "naming": {"layers"},
+    "outline": {"layers", "settings"},
     "storage": {"errors"},
     "launch": {"errors"},
     "request": {"launch", "layers", "settings"},
@@ -332,7 +333,6 @@ WITHOUT_DOCSTRING = {
     "describe": {"parameters"},
     "errors": {  # the tree at the top of the file says what each is for
         "SettingsError",
-        "RecipeError",
         "DataError",
         "CheckpointError",
         "NonFiniteError",

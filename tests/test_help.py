@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher import help, settings
-from launcher.help import Setting
+from launcher import help, outline, settings
 from launcher.layers import scalar
+from launcher.outline import Setting
 from launcher.settings import Hparams, RunSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,7 @@ class Other:
 
 
 def test_fields_are_read_from_the_source_of_a_recipe_that_cannot_run() -> None:
-    assert list(help.fields(RAISES, {"Hparams"})) == [
+    assert list(outline.fields(RAISES, {"Hparams"})) == [
         Setting("epochs", "int", "30", ""),
         Setting("batch_size", "int", "required", ""),
         Setting("lr", "float", "0.0003", "The learning rate."),
@@ -67,21 +67,21 @@ def test_fields_are_read_from_the_source_of_a_recipe_that_cannot_run() -> None:
 
 @pytest.mark.parametrize("base", ["Hparams", "launcher.Hparams", "settings.Hparams", "A, Hparams"])
 def test_a_class_is_found_by_its_base(base: str) -> None:
-    assert list(help.fields(f"class Mine({base}):\n    lr: int = 1\n", {"Hparams"})) == [
+    assert list(outline.fields(f"class Mine({base}):\n    lr: int = 1\n", {"Hparams"})) == [
         Setting("lr", "int", "1", "")
     ]
 
 
 def test_a_class_that_derives_from_one_that_derives_from_hparams_is_found_too() -> None:
     source = "class A(Hparams):\n    a: int = 1\n\nclass B(A):\n    b: int = 2\n"
-    assert [found.name for found in help.fields(source, {"Hparams"})] == ["a", "b"]
+    assert [found.name for found in outline.fields(source, {"Hparams"})] == ["a", "b"]
 
 
 @pytest.mark.parametrize("cls", [Hparams, RunSettings])
 def test_the_help_of_our_own_settings_is_what_dataclasses_say(cls: type) -> None:
     """`ast` sees every field, and every default as a user would type it."""
     source = Path(settings.__file__).read_text()
-    found = {field.name: field.default for field in help.fields(source, {cls.__name__})}
+    found = {field.name: field.default for field in outline.fields(source, {cls.__name__})}
     assert found == {
         field.name: "required" if field.default is MISSING else scalar(field.default)
         for field in fields(cls)
@@ -90,9 +90,9 @@ def test_the_help_of_our_own_settings_is_what_dataclasses_say(cls: type) -> None
 
 def test_every_setting_of_ours_says_what_it_means() -> None:
     source = Path(settings.__file__).read_text()
-    found = [*help.fields(source, {"Hparams"}), *help.fields(source, {"RunSettings"})]
+    found = [*outline.fields(source, {"Hparams"}), *outline.fields(source, {"RunSettings"})]
     silent = {field.name for field in found if not field.doc}
-    assert silent == {"wandb_project", "wandb_entity", "wandb_group", "wandb_tags"}
+    assert silent == set()
 
 
 # ── as a person sees it ──────────────────────────────────────────────────────────────────────────
@@ -109,7 +109,7 @@ def test_every_field_of_a_shipped_recipe_is_shown(
 ) -> None:
     lines = shown(capsys, recipe).splitlines()
     rows = {line.split()[1]: line for line in lines if line.startswith("│")}
-    own = list(help.fields(recipe.read_text(), {"Hparams"}))
+    own = list(outline.fields(recipe.read_text(), {"Hparams"}))
     assert own
     for field in own:
         assert field.default in rows[field.name]

@@ -47,3 +47,10 @@ def test_the_quick_config_fits_every_recipe(capsys: pytest.CaptureFixture[str]) 
     for path in RECIPES:
         assert cli.main(["show", str(path), "--config", quick, "--json"]) == 0
         assert '"dataset": {\n   "value": "digits"' in capsys.readouterr().out
+
+
+def test_the_recipe_in_the_readme_works(capsys: pytest.CaptureFixture[str]) -> None:
+    source = (ROOT / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    Path("mine.py").write_text(source)
+    assert cli.main(["mine.py", "dataset=digits", "--dry-run"]) == 0
+    assert "dry run: one step and one evaluation of 256 samples worked" in capsys.readouterr().out

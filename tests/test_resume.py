@@ -406,8 +406,8 @@ def test_only_the_changes_that_are_named_are_allowed(stopped: Callable[[], str])
 
 
 def test_an_unknown_key_is_no_change_to_allow(stopped: Callable[[], str]) -> None:
-    start("--allow-change", "momentun", code=5)
-    assert "there is no such key. Did you mean 'momentum'?" in stopped()
+    start("--allow-change", "momentun", code=2)
+    assert "there is no such hyperparameter. Did you mean 'momentum'?" in stopped()
 
 
 def test_run_settings_may_change() -> None:

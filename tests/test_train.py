@@ -345,6 +345,6 @@ def test_a_run_begins_with_its_plan_and_ends_with_its_result(shown: Callable[[],
     assert "r: fresh" in out
     assert "2 epochs x 4 steps of 16 = 8 steps; micro-batches of 4 x 4" in out
     assert "MLP, 172 parameters" in out
-    assert "epoch 2  step 8/8  test/loss " in out
+    assert "epoch 2.00  step 8/8  train/loss " in out
     assert "r: finished at step 8" in out
     assert "test/accuracy/0" not in out

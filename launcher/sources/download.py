@@ -60,7 +60,8 @@ def _download(remote: Remote, target: Path) -> None:
     failures = []
     for number in range(TRIES):
         url = remote.urls[number % len(remote.urls)]
-        log.info("downloading %s to %s", url, target)
+        again = f" (try {number + 1} of {TRIES})" if number else ""
+        log.info("downloading %s to %s%s", url, target, again)
         try:
             md5 = _copy(url, temporary)
         except (OSError, http.client.HTTPException) as error:
