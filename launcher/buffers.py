@@ -15,42 +15,56 @@ Total = Callable[[Tensor], Tensor]
 
 
 class StepAverage:
-    """The buffers of a model over the micro-batches of a step."""
+    """The buffers of a model over the micro-batches of a step.
+
+    Buffers are looked up by name each time, since a module may put a new tensor in an old one's
+    place. What is averaged is the change, so that a buffer that does not change keeps its bits.
+    """
 
     def __init__(self, model: nn.Module, passes: int, processes: int) -> None:
         """`passes` forward passes of this process in a step, on each of `processes`."""
-        needed = passes * processes > 1
-        own = list(model.buffers()) if needed else []
-        self._floating = [buffer for buffer in own if buffer.is_floating_point()]
-        self._counting = [buffer for buffer in own if not buffer.is_floating_point()]
-        self._first: list[Tensor] = []
-        self._sums: list[Tensor] = []
+        self._model = model
+        self._needed = passes * processes > 1 and any(True for _ in model.buffers())
         self._share = 1 / (passes * processes)
+        self._first: dict[str, Tensor] = {}
+        self._changes: dict[str, Tensor] = {}
 
     def begin_step(self) -> None:
         """Remember the values that every micro-batch starts from."""
-        if self._floating:
-            self._first = [buffer.clone() for buffer in self._floating + self._counting]
-            self._sums = [torch.zeros_like(buffer) for buffer in self._floating]
+        if self._needed:
+            self._first = {name: b.clone() for name, b in self._model.named_buffers()}
+            self._changes = {
+                name: torch.zeros_like(b)
+                for name, b in self._first.items()
+                if b.is_floating_point() or b.is_complex()
+            }
 
     @torch.no_grad()
     def begin_pass(self) -> None:
-        if self._floating:
-            for buffer, first in zip(self._floating + self._counting, self._first, strict=True):
-                buffer.copy_(first)
+        if self._needed:
+            for name, buffer in self._model.named_buffers():
+                buffer.copy_(self._first[name])
 
     @torch.no_grad()
     def end_pass(self) -> None:
-        if self._floating:
-            torch._foreach_add_(self._sums, self._floating)
+        if self._needed:
+            now = dict(self._model.named_buffers())
+            for name, change in self._changes.items():
+                change += now[name] - self._first[name]
 
     @torch.no_grad()
     def end_step(self, total: Total | None) -> None:
         """Set the buffers to the mean; `total` is the sum of a tensor over all processes."""
-        if not self._floating:
+        if not self._changes:
             return
-        flat = torch.cat([part.flatten() for part in self._sums])
+        real = {
+            name: torch.view_as_real(change) if change.is_complex() else change
+            for name, change in self._changes.items()
+        }
+        flat = torch.cat([change.flatten() for change in real.values()])
         flat = (flat if total is None else total(flat)) * self._share
-        sizes = [buffer.numel() for buffer in self._floating]
-        for buffer, mean in zip(self._floating, torch.split(flat, sizes), strict=True):
-            buffer.copy_(mean.view_as(buffer))
+        parts = torch.split(flat, [change.numel() for change in real.values()])
+        now = dict(self._model.named_buffers())
+        for (name, change), part in zip(real.items(), parts, strict=True):
+            change.copy_(part.view_as(change))
+            now[name].copy_(self._first[name] + self._changes[name])

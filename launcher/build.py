@@ -1,6 +1,7 @@
 """From a recipe and settings to everything that a run is made of, checked before the first step."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from torch.optim import Optimizer
 from launcher import recipe as recipes
 from launcher import rng, sources
 from launcher.data import Batch, Data, Resident, assemble
-from launcher.errors import RecipeError, SettingsError, did_you_mean, listed
+from launcher.errors import DataError, RecipeError, SettingsError, did_you_mean, listed
+from launcher.evaluate import checked
 from launcher.modes import evaluating
 from launcher.plan import Plan
 from launcher.recipe import Loaded, Recipe
 from launcher.rng import SampleRng
 from launcher.settings import Hparams, RunSettings
+from launcher.slots import group_values
 from launcher.strategy import World
 
 log = logging.getLogger("launcher")
@@ -39,6 +42,8 @@ class Parts:
     optimizer: Optimizer
     base_lrs: tuple[float, ...]
     """Learning rate of each parameter group, before the schedule."""
+    groups: Sequence[Mapping[str, Any]]
+    """The rest of each parameter group, as the recipe made it."""
     plan: Plan
     resident: bool
 
@@ -69,6 +74,7 @@ def build(
     """
     sources.folder.set(Path(settings.data_dir))
     data: Data = recipes.call(loaded, "data", Data, hparams)
+    _check_sources(loaded, data)
     samples = len(data.train.source)
     plan = Plan.of(hparams, samples, world.processes, world.devices)
     if hparams.micro_batch_size is None and micro_batch_size is not None:
@@ -79,6 +85,7 @@ def build(
     model: nn.Module = recipes.call(loaded, "model", nn.Module, hparams, data)
     model = model.to(world.device)
     optimizer: Optimizer = recipes.call(loaded, "optimizer", Optimizer, hparams, model)
+    _check_state(loaded, model)
     _check_optimizer(loaded, model, optimizer)
     recipes.call(loaded, "schedule", float, hparams, plan.progress(0))
     resident = _resident(settings, data, world.device)
@@ -90,7 +97,10 @@ def build(
             f"{did_you_mean(settings.monitor, names)}"
         )
     base_lrs = tuple(float(group["lr"]) for group in optimizer.param_groups)
-    return Parts(loaded, hparams, settings, world, data, model, optimizer, base_lrs, plan, resident)
+    groups = group_values(optimizer)
+    return Parts(
+        loaded, hparams, settings, world, data, model, optimizer, base_lrs, groups, plan, resident
+    )
 
 
 def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device) -> list[str]:
@@ -147,13 +157,23 @@ def _check_results(loaded: Loaded, loss: Tensor, metrics: dict[str, Any], batch:
             f"recipe.loss in {loaded.path} must return one number, the mean over the micro-batch; "
             f"it returned shape {tuple(loss.shape)}."
         )
-    samples = len(next(iter(batch.values())))
-    for name, values in metrics.items():
-        if not isinstance(values, Tensor) or values.shape != (samples,):
-            what = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    checked(metrics, len(next(iter(batch.values()))), {})
+
+
+def _check_sources(loaded: Loaded, data: Data) -> None:
+    for part, source in (("train", data.train.source), ("test", data.test.source)):
+        if not len(source):
+            raise DataError(f"the {part} split of {loaded.path} has no sample.")
+        if not isinstance(getattr(source, "fingerprint", None), str):
+            raise RecipeError(f"the {part} source of {loaded.path} has no fingerprint, a text.")
+
+
+def _check_state(loaded: Loaded, model: nn.Module) -> None:
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
             raise RecipeError(
-                f"recipe.metrics in {loaded.path} must return one number per sample; {name!r} is "
-                f"{what} for {samples} samples."
+                f"recipe.model in {loaded.path} keeps {name} as {type(value).__name__}: only "
+                f"tensors can be saved."
             )
 
 
@@ -168,6 +188,8 @@ def _check_optimizer(loaded: Loaded, model: nn.Module, optimizer: Optimizer) -> 
             f"recipe.optimizer in {loaded.path} holds {len(foreign)} tensors that are no "
             f"parameters of the model it was given."
         )
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise RecipeError(f"recipe.optimizer in {loaded.path} has a group without lr.")
     if missing := [own[key] for key in own if key in trained - held]:
         log.warning("the optimizer leaves out %s: they keep their first values", listed(missing))
 

@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 
 from launcher import storage
 from launcher.errors import CheckpointError, StorageError, listed
+from launcher.slots import put_slots, slots_of
 
 FORMAT = 1
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -44,8 +45,8 @@ class Checkpoint:
     model: dict[str, Tensor]
     kind: str
     """The optimizer's class."""
-    optimizer: dict[str, Tensor]
-    """Its state as `parameter.name/slot`."""
+    optimizer: dict[str, Any]
+    """Its state, tensors and numbers, as `parameter.name/slot`."""
     state: dict[str, Any]
 
 
@@ -63,10 +64,11 @@ def save(
     run: Path, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
 ) -> None:
     """Write the checkpoint of one step; when this returns it is durable. Raises StorageError."""
+    tensors, scalars = slots_of(model, optimizer)
     contents = {
         "model.safetensors": bytes_of(_on_host(model.state_dict())),
-        "optimizer.safetensors": bytes_of(_on_host(_slots(model, optimizer)) or _nothing()),
-        "state.json": _json(dict(state) | {"step": step}),
+        "optimizer.safetensors": bytes_of(_on_host(tensors) or _nothing()),
+        "state.json": _json(dict(state) | {"step": step, "slots": scalars}),
     }
     manifest = _json({
         "format": FORMAT,
@@ -86,8 +88,8 @@ def save(
             storage.create(temporary / name, data)
         storage.sync_folder(temporary)
         final = folder_of(run, step)
-        if final.exists():  # the run was restored before this step because it did not check out
-            storage.rename(final, run / f".bad-{final.name}-{secrets.token_hex(4)}")
+        if final.exists():  # the run was continued before this step
+            set_aside(run, step)
         storage.rename(temporary, final)
     except StorageError:
         storage.remove(temporary)
@@ -103,6 +105,12 @@ def prune(run: Path, keep: int, pinned: Iterable[int] = ()) -> None:
         storage.remove(trash)
 
 
+def set_aside(run: Path, step: int) -> None:
+    """Give a damaged checkpoint a name that nobody continues from, and keep it as evidence."""
+    folder = folder_of(run, step)
+    storage.rename(folder, run / f".bad-{folder.name}-{secrets.token_hex(4)}")
+
+
 def tidy(run: Path) -> None:
     """Remove unfinished and half-deleted folders. Only for the owner of the run's lock."""
     for name in storage.names(run):
@@ -111,22 +119,23 @@ def tidy(run: Path) -> None:
             storage.remove(run / name)
 
 
-def newest(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and a sentence for each newer one that is not.
+def newest(run: Path) -> tuple[Checkpoint | None, dict[int, str]]:
+    """The newest checkpoint that is whole, and for each newer step a sentence on why it is not.
 
     Raises CheckpointError when there are checkpoints and none is whole.
     """
-    skipped: list[str] = []
+    skipped: dict[int, str] = {}
     for step in reversed(steps(run)):
         try:
             return read(run, step), skipped
         except CheckpointError as error:
-            skipped.extend(error.problems)
+            skipped[step] = str(error)
     if skipped:
         raise CheckpointError(
-            *skipped, f"No checkpoint in {run} is whole: nothing was changed. Restore one from a "
-            f"copy, or give --fresh to start again beside them.",
-        )  # fmt: skip
+            *skipped.values(),
+            f"No checkpoint in {run} is whole: nothing was changed. Restore one from a copy, or "
+            f"give --fresh to start again beside them.",
+        )
     return None, skipped
 
 
@@ -148,9 +157,10 @@ def read(run: Path, step: int) -> Checkpoint:
             if hashlib.sha256(data).hexdigest() != entry.sha256:
                 raise CheckpointError(f"{folder.name}: {name} was changed or cut short.")
             contents[name] = data
-        optimizer = tensors_of(contents["optimizer.safetensors"])
+        optimizer: dict[str, Any] = dict(tensors_of(contents["optimizer.safetensors"]))
         optimizer.pop(_EMPTY, None)
         state = json.loads(contents["state.json"])
+        optimizer |= state.pop("slots")
         model = tensors_of(contents["model.safetensors"])
         return Checkpoint(step, model, checked.optimizer, optimizer, state)
     except StorageError as error:
@@ -194,7 +204,7 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> N
     differences = list(_differences(own, checkpoint.model))
     name_of = {parameter: name for name, parameter in model.named_parameters()}
     names = set(name_of.values())
-    slots: dict[str, dict[str, Tensor]] = {}
+    slots: dict[str, dict[str, Any]] = {}
     for key, tensor in checkpoint.optimizer.items():
         name, _, slot = key.rpartition("/")
         if name not in names:
@@ -213,22 +223,7 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> N
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(checkpoint.model[name])
-    for group in optimizer.param_groups:
-        on_device = bool(group.get("fused") or group.get("capturable"))
-        for parameter in group["params"]:
-            values = slots.get(name_of.get(parameter, ""), {})
-            for slot, value in values.items():
-                optimizer.state[parameter][slot] = _beside(parameter, slot, value, on_device)
-
-
-def _beside(parameter: Tensor, slot: str, value: Tensor, on_device: bool) -> Tensor:
-    """A slot where the optimizer wants it: on the parameter's device and in its memory format; a
-    step count stays on the host unless the optimizer is fused or capturable, as torch has it."""
-    if slot == "step":
-        return value.to(parameter.device) if on_device else value
-    if value.shape != parameter.shape:
-        return value.to(parameter.device)
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    put_slots(slots, name_of, optimizer)
 
 
 def _differences(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> Iterable[str]:
@@ -242,21 +237,6 @@ def _differences(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> Iter
                 f"{name} is {own[name].dtype} {tuple(own[name].shape)} in the model and "
                 f"{saved[name].dtype} {tuple(saved[name].shape)} in the checkpoint"
             )
-
-
-def _slots(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors as `parameter.name/slot`; parameter groups are the recipe's."""
-    slots = {}
-    for name, parameter in model.named_parameters():
-        for slot, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                slots[f"{name}/{slot}"] = value
-            elif value is not None:
-                raise CheckpointError(
-                    f"{type(optimizer).__name__} keeps {slot} of {name} as "
-                    f"{type(value).__name__}: only tensors can be saved."
-                )
-    return slots
 
 
 def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -99,7 +99,8 @@ def parse(given: Sequence[str]) -> tuple[Request, bool]:
     name = run_settings.name or naming.derive(recipe, found.config, rest)
     return Request(
         path=recipe,
-        folder=Path("checkpoints") / name,
+        name=name,
+        folder=_resolved(Path("checkpoints") / name),
         settings=run_settings,
         settings_from=origins,
         given=rest,
@@ -111,8 +112,17 @@ def parse(given: Sequence[str]) -> tuple[Request, bool]:
     ), found.json
 
 
+def _resolved(folder: Path) -> Path:
+    try:
+        return folder.resolve()
+    except (OSError, RuntimeError) as error:  # a link to itself
+        raise SettingsError(f"{folder} leads nowhere: {error}.") from error
+
+
 def _recipe_path(word: str) -> Path:
     path = Path(word)
+    if len(path.name.encode(errors="surrogateescape")) > 255 or path.is_dir():
+        raise SettingsError(f"{word} is no recipe file: it is a folder, or its name is too long.")
     if path.suffix != ".py":
         raise SettingsError(
             f"{word!r} is neither a verb nor a recipe file: the verbs are {', '.join(VERBS)}, and "

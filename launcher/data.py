@@ -125,21 +125,33 @@ def assemble(
     if device.type != "cpu":
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
     if split.transform is not None:
-        batch = _checked(split.transform(batch, rng), "a transform")
-    return _checked(data.prepare(batch), "Data.prepare")
+        batch = _checked(split.transform(batch, rng), "a transform", len(index))
+    return _checked(data.prepare(batch), "Data.prepare", len(index))
 
 
-def _checked(batch: Batch, function: str) -> Batch:
+def _checked(batch: Batch, function: str, samples: int) -> Batch:
     if not isinstance(batch, dict):
         kind = type(batch).__name__
         raise RecipeError(f"{function} must return a batch, a dict of tensors; it returned {kind}.")
+    for name, value in batch.items():
+        if len(value) != samples:
+            raise RecipeError(
+                f"{function} must keep all {samples} samples; {name!r} has {len(value)}."
+            )
     return batch
 
 
 def feed(
-    data: Data, plan: Plan, device: torch.device, *, start: int = 0, process: int = 0
-) -> Iterator[tuple[Ticket, Batch]]:
-    """The training micro-batches of one process, from step `start` to the end of the run."""
+    data: Data, plan: Plan, device: torch.device, *, start: int = 0, process: int = 0,
+    before: Callable[[Ticket], None] | None = None,
+) -> Iterator[tuple[Ticket, Batch]]:  # fmt: skip
+    """The training micro-batches of one process, from step `start` to the end of the run.
+
+    `before` is called with each ticket before its batch is made: to seed the generators of
+    transforms that do not draw from `SampleRng`.
+    """
     for ticket in plan.tickets(start, process):
+        if before is not None:
+            before(ticket)
         rng = SampleRng(plan.seed, ticket.epoch, ticket.samples)
         yield ticket, assemble(data, data.train, ticket.samples, rng, device)

@@ -37,7 +37,7 @@ def run(
              "host": socket.gethostname()}  # fmt: skip
     attempts = [*before.get("attempts", []), begun | here] if step else [begun | here]
     return {
-        "name": request.folder.name,
+        "name": request.name,
         "recipe": str(request.path),
         "identity": dict(identity),
         "data": data(parts),
@@ -80,7 +80,7 @@ def banner(screen: Screen, request: Request, parts: Parts, step: int) -> None:
     plan, test = parts.plan, parts.data.test.source
     start = "fresh" if step == 0 else f"continues at step {step} of {plan.total_steps}"
     screen.facts(
-        f"{request.folder.name}: {start}",
+        f"{request.name}: {start}",
         {
             "model": f"{type(parts.model).__name__}, {parameters(parts):,} parameters",
             "data": f"{plan.samples:,} training and {len(test):,} test samples of "
@@ -91,7 +91,7 @@ def banner(screen: Screen, request: Request, parts: Parts, step: int) -> None:
             f"{plan.total_steps} steps; micro-batches of {plan.micro_batch_size}"
             + (f" x {plan.accumulation}" if plan.accumulation > 1 else ""),
             "workers": "0 (data in memory needs none)",
-            "folder": request.folder,
+            "folder": request.label,
         },
     )
     for sentence in remarks(parts, request):
@@ -134,9 +134,9 @@ def closing(screen: Screen, request: Request) -> None:
         value = shown(monitor, best["scores"][monitor])
         overall["best"] = f"{monitor} {value} at step {best['step']}"
     screen.facts(
-        f"{request.folder.name}: finished at step {status['step']}",
+        f"{request.name}: finished at step {status['step']}",
         overall | {
-            "weights": request.folder / f"step-{status['step']:012d}" / "model.safetensors",
+            "weights": request.label / f"step-{status['step']:012d}" / "model.safetensors",
             "next": "the same command shows this again; --fresh trains anew, name=... beside it",
         },
     )  # fmt: skip

@@ -8,16 +8,17 @@ one shape, and the padding's numbers are dropped.
 """
 
 import math
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from launcher.data import Batch, Data, assemble
+from launcher.errors import RecipeError
 from launcher.modes import evaluating
-from launcher.rng import SampleRng
+from launcher.rng import EVALUATE, SampleRng, torch_seed
 
 BLOCK: Final = 256
 """Samples in one forward pass of an evaluation: a constant, so that no setting changes a score."""
@@ -29,10 +30,13 @@ Total = Callable[[Tensor], Tensor]
 def scores(
     model: nn.Module, metrics: Metrics, data: Data, device: torch.device, *, seed: int,
     process: int = 0, processes: int = 1, total: Total | None = None,
+    before: Callable[[list[int]], None] | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Every metric of every test sample, in the split's order: float32, (samples,), on the host.
 
-    `total` is the sum of a tensor over all processes. The model's modes are left as they were.
+    `total` is the sum of a tensor over all processes; `before` seeds the generators, before each
+    block, for transforms that do not draw from `SampleRng`. The model's modes are left as they
+    were.
     """
     samples = len(data.test.source)
     block = min(BLOCK, samples)
@@ -41,16 +45,39 @@ def scores(
         # A process without a block computes the first one for its shape and keeps nothing.
         for first in range(process * block, samples, processes * block) or (0,):
             index = np.minimum(np.arange(first, first + block, dtype=np.int64), samples - 1)
+            if before is not None:
+                before([torch_seed(seed, EVALUATE, first)])
             batch = assemble(data, data.test, index, SampleRng(seed, 0, index), device)
             mine = first // block % processes == process
             real = min(block, samples - first) if mine else 0
-            for name, values in metrics(model, batch).items():
+            for name, values in checked(metrics(model, batch), block, found).items():
                 place = found.setdefault(name, torch.zeros(samples, device=device))
                 place[first : first + real] = values[:real] + 0.0  # -0.0 does not survive a sum
     if total is not None and found:
         # In the recipe's order, which is that of every process.
         found = dict(zip(found, total(torch.stack([*found.values()])), strict=True))
     return {name: values.cpu() for name, values in found.items()}
+
+
+def checked(values: Any, samples: int, before: Mapping[str, object]) -> dict[str, Tensor]:
+    """What a recipe's metrics returned. Raises RecipeError unless it is one number per sample, by
+    the same names as before."""
+    names = sorted(values) if isinstance(values, dict) else None
+    if not names or (before and names != sorted(before)):
+        what = type(values).__name__ if names is None else f"{names}"
+        raise RecipeError(
+            f"recipe.metrics must return a dict of metrics, the same ones each time; it returned "
+            f"{what}" + (f" after {sorted(before)}." if before else ".")
+        )
+    for name, value in values.items():
+        if not isinstance(value, Tensor) or value.shape != (samples,):
+            what = str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+            raise RecipeError(
+                f"recipe.metrics must return one number per sample; {name!r} is {what} for "
+                f"{samples} samples."
+            )
+    found: dict[str, Tensor] = values
+    return found
 
 
 def averages(found: dict[str, Tensor], data: Data) -> dict[str, float | None]:

@@ -6,12 +6,12 @@ carries a NaN to every process: so the norm of the gradient is the one flag that
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from launcher.errors import NonFiniteError, listed
+from launcher.errors import NonFiniteError, RecipeError, listed
 from launcher.plan import Plan
 from launcher.strategy import World
 
@@ -25,10 +25,21 @@ def gradient_norm(world: World, parameters: Sequence[nn.Parameter], clip: float 
     if world.precision == "fp16":
         world.accelerator.unscale_gradients()
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        raise RecipeError("the loss gave no parameter of the model a gradient.")
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if clip is not None:
         torch._foreach_mul_(gradients, torch.clamp(clip / (norm + 1e-6), max=1.0))
     return norm
+
+
+def finite_factor(factor: Any, step: int) -> float:
+    """A schedule's factor. Raises RecipeError unless it is a finite number."""
+    if isinstance(factor, int | float) and math.isfinite(factor):
+        return float(factor)
+    raise RecipeError(
+        f"recipe.schedule must return a finite number; in step {step + 1} it returned {factor!r}."
+    )
 
 
 class Guard:
@@ -59,6 +70,16 @@ class Guard:
         self.skipped += skipped
         if self._skipped_in_a_row >= MOST_SKIPPED:
             self._refuse(step)
+
+    def before_save(self, step: int, parameters: Sequence[nn.Parameter]) -> None:
+        """Raises NonFiniteError before anything is evaluated or saved that is not finite: the same
+        on every process, since all have the same weights. Waits for the device."""
+        first = int(self._first_bad)
+        if first != _NEVER:
+            self._refuse(first)
+        norms = torch._foreach_norm([p.detach() for p in parameters if p.numel()])
+        if not torch.isfinite(torch.stack([norm.float() for norm in norms])).all():
+            self._refuse(step - 1)
 
     def on_log(self, step: int, loss: float) -> None:
         """Raises NonFiniteError for anything since the last log step; waits for the device."""

@@ -44,7 +44,7 @@ def show(verb: str, recipe: Path | None) -> None:
         try:
             source = recipe.read_text("utf-8")
             own = list(fields(source, {"Hparams"}))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
             text(f"The hyperparameters of {recipe} cannot be shown: {error}")
             own = []
         for field in own:

@@ -60,11 +60,23 @@ def read(environ: Mapping[str, str] = os.environ) -> Launch:
             f"accelerate launch was told mixed_precision {precision}: no, fp16 and bf16 are "
             f"supported."
         )
+    if environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") not in ("", "1"):
+        raise SettingsError(
+            "accelerate launch was told to accumulate gradients: take gradient_accumulation_steps "
+            "out of its config; accumulation is batch_size / (micro_batch_size x processes)."
+        )
     torchrun = "TORCHELASTIC_RUN_ID" in environ
+    process, processes = _whole(environ, "RANK", 0), _whole(environ, "WORLD_SIZE", 1)
+    if process >= processes or (processes > 1 and "MASTER_ADDR" not in environ):
+        raise SettingsError(
+            f"the environment says RANK={process}, WORLD_SIZE={processes} and MASTER_ADDR="
+            f"{environ.get('MASTER_ADDR', '(nothing)')}, which is no start of several processes: "
+            f"use accelerate launch or torchrun, or unset these for one process."
+        )
     return Launch(
-        process=_whole(environ, "RANK", 0),
-        processes=_whole(environ, "WORLD_SIZE", 1),
-        local_processes=_whole(environ, "LOCAL_WORLD_SIZE", 1),
+        process=process,
+        processes=processes,
+        local_processes=max(1, _whole(environ, "LOCAL_WORLD_SIZE", 1)),
         precision=precision,
         cpu=_true(environ.get("ACCELERATE_USE_CPU", "")),
         command="accelerate launch" if accelerated else "torchrun" if torchrun else "python",
@@ -76,13 +88,16 @@ def hidden_config(environ: Mapping[str, str] = os.environ) -> Path | None:
     cache = (
         environ.get("HF_HOME") or Path(environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
     )
-    path = Path(cache).expanduser() / "accelerate" / "default_config.yaml"
-    return path if path.is_file() else None
+    try:
+        path = Path(cache).expanduser() / "accelerate" / "default_config.yaml"
+        return path if path.is_file() else None
+    except (OSError, RuntimeError):  # no such home
+        return None
 
 
 def _whole(environ: Mapping[str, str], variable: str, default: int) -> int:
     text = environ.get(variable, str(default))
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise SettingsError(f"the environment has {variable}={text!r}, which is no number.")
     return int(text)
 

@@ -68,7 +68,7 @@ def from_argument(argument: str) -> Given:
         _refuse_references(text, "argument")
         node = yaml.compose(text, _Loader)
         value = _plain(node, "argument") if node is not None else None
-    except (SettingsError, yaml.YAMLError, ValueError, RecursionError):
+    except (SettingsError, yaml.YAMLError, ValueError, OverflowError, RecursionError):
         value = text  # no YAML: a text such as `a: b`, or one that the field's type will refuse
     if isinstance(value, dict):
         value = text
@@ -95,7 +95,7 @@ def from_file(path: Path) -> list[Given]:
     except yaml.MarkedYAMLError as error:
         line = _line(error.problem_mark)
         raise SettingsError(f"config {path}:{line}: {error.problem or 'is not YAML'}.") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise SettingsError(f"the config file {path} is not YAML: {error}.") from error
 
 

@@ -54,7 +54,7 @@ def types(recipe: Path) -> dict[str, Any] | None:
     when the source does not show that one class of its own is all of it."""
     try:
         body = ast.parse(recipe.read_bytes()).body
-    except (OSError, SyntaxError, ValueError, RecursionError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     classes = [node for node in body if isinstance(node, ast.ClassDef)]
     bases = {node.name: [ast.unparse(base) for base in node.bases] for node in classes}

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher import storage
-from launcher.errors import CheckpointError, LockedError, Preempted
+from launcher.errors import CheckpointError, LockedError, Preempted, StorageError
 
 State = Literal["running", "finished", "preempted", "failed"]
 _MOST_JSON = 1 << 24
@@ -133,10 +133,12 @@ class Record:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of ours, or {} when there is none. Raises CheckpointError when it is damaged."""
-    if not path.exists():
-        return {}
     try:
         document = json.loads(storage.read(path, most=_MOST_JSON))
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return {}
+        raise
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}. Move it away.") from error
     if not isinstance(document, dict):

@@ -18,8 +18,9 @@ class Request:
 
     path: Path
     """The recipe file."""
+    name: str
     folder: Path
-    """The run's folder, checkpoints/NAME."""
+    """The run's folder, absolute and without links: a recipe may change the current folder."""
     settings: RunSettings
     settings_from: Origins
     given: Sequence[Given]
@@ -29,3 +30,8 @@ class Request:
     fresh: bool = False
     allow_change: Sequence[str] = ()
     dry_run: bool = False
+
+    @property
+    def label(self) -> Path:
+        """The run's folder as a user knows it: checkpoints/NAME."""
+        return Path("checkpoints") / self.name

@@ -17,6 +17,7 @@ ORDER: Final = 1
 AUGMENT: Final = 2
 TORCH: Final = 3
 SYNTHETIC: Final = 4
+EVALUATE: Final = 5
 
 _GAMMA: Final = 0x9E3779B97F4A7C15
 _MIX_1: Final = 0xBF58476D1CE4E5B9

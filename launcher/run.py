@@ -1,28 +1,18 @@
 """One attempt at a run: from a recipe and settings to the closing table."""
 
-import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from launcher import checkpoint, describe, record, settings
 from launcher.build import Parts, build
 from launcher.data import First, Split
-from launcher.errors import (
-    BUG,
-    INTERRUPTED,
-    CheckpointError,
-    LauncherError,
-    OutOfMemoryError,
-    SettingsError,
-    did_you_mean,
-)
+from launcher.errors import CheckpointError, SettingsError, did_you_mean
 from launcher.evaluate import BLOCK
+from launcher.explain import exit_code, explained
 from launcher.layers import scalar
-from launcher.recipe import Loaded, blame, load
+from launcher.recipe import Loaded, load
 from launcher.record import Record
 from launcher.request import Request
 from launcher.screen import Screen, shown
@@ -68,28 +58,6 @@ def execute(request: Request) -> None:
         world.close()
 
 
-def explained(loaded: Loaded, hparams: Hparams, error: BaseException) -> BaseException:
-    """A refusal for what the device or the recipe's own code raised; anything else as it is."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return OutOfMemoryError(
-            f"out of memory with micro_batch_size={scalar(hparams.micro_batch_size)} and "
-            f"batch_size={hparams.batch_size}: {error} Give a smaller micro_batch_size=; the "
-            f"gradient stays that of the whole batch."
-        )
-    frames = traceback.extract_tb(error.__traceback__)
-    running = any(frame.filename == str(loaded.path) for frame in frames)
-    if running and isinstance(error, Exception | SystemExit):
-        return blame(loaded.path, error, "the recipe")
-    return error
-
-
-def exit_code(error: BaseException) -> int:
-    """The exit code for what ended a run."""
-    if isinstance(error, LauncherError):
-        return error.code
-    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else BUG
-
-
 def earlier(request: Request, identity: Mapping[str, Any]) -> Mapping[str, Any]:
     """What an earlier attempt left in the run folder, if this one may continue it, else {}.
 
@@ -99,13 +67,13 @@ def earlier(request: Request, identity: Mapping[str, Any]) -> Mapping[str, Any]:
     if not before or request.fresh:
         if request.resume == "must":
             raise CheckpointError(
-                f"--resume must: {request.folder} holds no run to continue. Leave --resume out to "
+                f"--resume must: {request.label} holds no run to continue. Leave --resume out to "
                 f"begin one, or check name= and the settings that the name is made of."
             )
         return {}
     if request.resume == "never":
         raise CheckpointError(
-            f"--resume never: {request.folder} holds a run. Give another name=, or --fresh to move "
+            f"--resume never: {request.label} holds a run. Give another name=, or --fresh to move "
             f"it into an archive folder and start again."
         )
     changed = refuse_changes(request, before.get("identity", {}), identity)
@@ -131,7 +99,7 @@ def refuse_changes(
         ]
         allow = " ".join(f"--allow-change {key}" for key in changed)
         raise CheckpointError(
-            f"the run in {request.folder} learns something else: {'; '.join(differences)}. Give "
+            f"the run in {request.label} learns something else: {'; '.join(differences)}. Give "
             f"another name= for a new run, --fresh to start this one again, or {allow} to go on "
             f"with the change."
         )
@@ -144,7 +112,7 @@ def refuse_other_data(request: Request, parts: Parts) -> None:
     if before in (None, describe.data(parts)) or request.fresh or "data" in request.allow_change:
         return
     raise CheckpointError(
-        f"the data is not what the run in {request.folder} was begun with: its content differs. "
+        f"the data is not what the run in {request.label} was begun with: its content differs. "
         f"Put the old data back, give another name= or --fresh, or --allow-change data to go on."
     )
 
@@ -197,10 +165,11 @@ def farewell(request: Request) -> str:
 def _newest_step(request: Request, account: Record, screen: Screen) -> int:
     """With the folder locked: the step to continue from, 0 for the start."""
     if request.fresh and (archive := account.archive()):
-        screen.line(f"the earlier run was moved to {archive}")
+        screen.line(f"the earlier run was moved to {request.label / archive.name}")
     checkpoint.tidy(account.folder)
     found, skipped = checkpoint.newest(account.folder)
-    for sentence in skipped:
+    for step, sentence in skipped.items():
+        checkpoint.set_aside(account.folder, step)
         screen.line(f"set aside: {sentence}")
     if found is not None and request.resume == "never":
         raise CheckpointError(f"--resume never: {account.folder} holds checkpoints.")
@@ -215,7 +184,10 @@ def _restored(folder: Path, parts: Parts, step: int) -> State:
         return State()
     found = checkpoint.read(folder, step)
     checkpoint.restore(found, parts.model, parts.optimizer)
-    return State(**found.state)
+    state = State(**found.state)
+    for group, changes in zip(parts.optimizer.param_groups, state.groups, strict=False):
+        group.update(changes)
+    return state
 
 
 def dry_run(request: Request, parts: Parts, screen: Screen) -> None:

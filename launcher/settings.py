@@ -7,22 +7,23 @@ reported together, each with its layer and the nearest name that exists. Nothing
 
 import dataclasses
 import json
-import math
 import re
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
+from pydantic.errors import PydanticUserError
+from pydantic_core import PydanticSerializationError
 
 from launcher import durations
-from launcher.errors import SettingsError, did_you_mean, listed
-from launcher.layers import Given, from_argument, scalar
+from launcher.errors import SettingsError, listed
+from launcher.layers import Given, scalar
+from launcher.validate import read, wrong_default
 
 Precision = Literal["no", "fp16", "bf16", "auto"]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]{0,99}")
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class RunSettings:
     resident: bool | Literal["auto"] = "auto"
     """Keep data that is in memory on the device: auto (when it takes at most a quarter of the
     device's free memory), true, false."""
-    threads: Count | Literal["auto"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     """CPU threads per process; auto: cores / processes on a CPU, torch's default beside a GPU."""
     strategy: Literal["auto", "ddp", "dp"] = "auto"
     """auto: DDP when several processes were launched, DataParallel when one process sees several
@@ -139,7 +140,7 @@ def resolve_run(
     if settings is not None:
         problems = _check_run(settings, origins)
     if outline is not None:
-        problems += _read(outline, rest, _RUN_NAMES)[2].values()
+        problems += read(outline, rest, _RUN_NAMES)[2].values()
     if problems or settings is None:
         raise SettingsError(*problems)
     return settings, origins
@@ -155,7 +156,11 @@ def resolve_hparams(cls: type[T], given: Iterable[Given]) -> tuple[T, Origins]:
 
 def as_json(instance: Any) -> dict[str, Any]:
     """Every field with a value that JSON can hold."""
-    document: dict[str, Any] = TypeAdapter(type(instance)).dump_python(instance, mode="json")
+    try:
+        document: dict[str, Any] = TypeAdapter(type(instance)).dump_python(instance, mode="json")
+        json.dumps(document, allow_nan=False)
+    except (PydanticUserError, PydanticSerializationError, ValueError, TypeError) as error:
+        raise SettingsError(f"{type(instance).__name__} cannot be recorded: {error}.") from error
     return document
 
 
@@ -173,13 +178,13 @@ def _resolve(
     cls: type[T], given: Iterable[Given], known: Iterable[str]
 ) -> tuple[T | None, Origins, list[str]]:
     hints = _types(cls)
-    values, origins, problems = _read(hints, given, known)
+    values, origins, problems = read(hints, given, known)
     required = []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if field.name in origins:
             continue
         if field.default is not dataclasses.MISSING:
-            problems |= _wrong_default(field.name, field.default, hints[field.name])
+            problems |= wrong_default(field.name, field.default, hints[field.name])
         elif field.default_factory is dataclasses.MISSING:
             required.append(field.name)
     if required:
@@ -192,83 +197,21 @@ def _resolve(
         return None, Origins(origins), [f"{cls.__name__}: {error}"]
 
 
-def _read(
-    hints: Mapping[str, Any], given: Iterable[Given], known: Iterable[str]
-) -> tuple[dict[str, Any], dict[str, str], dict[str, str]]:
-    """Values, origins and problems by name: the last value given for a name wins."""
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    problems: dict[str, str] = {}
-    for item in given:
-        if item.key not in hints:
-            nearest = did_you_mean(item.key, [*hints, *known])
-            problems[item.key] = f"unknown setting '{item.key}' (from {item.source}).{nearest}"
-            continue
-        earlier = origins.get(item.key)
-        origins[item.key] = f"{item.source}, over {earlier}" if earlier else item.source
-        problems.pop(item.key, None)
-        try:
-            values[item.key] = _validate(item, hints[item.key])
-        except ValueError as error:
-            problems[item.key] = f"{item.key}: {error}; got {item.shown} (from {item.source})."
-    return values, origins, problems
-
-
 def _types(cls: type) -> dict[str, Any]:
     """Field types; a field that every recipe has keeps its bounds when a recipe redefines it."""
-    hints = typing.get_type_hints(cls, include_extras=True)
+    try:
+        hints = typing.get_type_hints(cls, include_extras=True)
+        for annotation in hints.values():
+            TypeAdapter(annotation)
+    except (NameError, TypeError, PydanticUserError) as error:
+        raise SettingsError(
+            f"{cls.__name__} has a field whose type cannot be read from text: {error}."
+        ) from error
     base = typing.get_type_hints(Hparams, include_extras=True)
     fields = [field.name for field in dataclasses.fields(cls)]
     if not issubclass(cls, Hparams):
         return {name: hints[name] for name in fields}
     return {name: base.get(name, hints[name]) for name in fields}
-
-
-def _validate(item: Given, annotation: Any) -> Any:
-    """The value as its type. Raises ValueError with the reason.
-
-    Validation goes through JSON, in strict mode: lists may be tuples and whole numbers may be
-    floats, but a float is no int, a bool is no number and a number is no text.
-    """
-    members = _members(annotation)
-    as_typed = str in members and not (item.value is None and type(None) in members)
-    value = item.text if as_typed and item.text is not None else item.value
-    if item.text and not isinstance(value, list) and any(get_origin(m) is tuple for m in members):
-        value = from_argument(f"{item.key}=[{item.text}]").value  # widths=64,32
-    if not _finite(value):
-        raise ValueError("must be a finite number")
-    try:
-        valid = TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        reasons = {detail["msg"].removeprefix("Input ") for detail in error.errors()}
-        raise ValueError(" or ".join(sorted(reasons))) from None
-    if not _finite(valid):  # a whole number too large for a float
-        raise ValueError("must be a finite number")
-    return valid
-
-
-def _wrong_default(name: str, default: Any, annotation: Any) -> dict[str, str]:
-    try:
-        TypeAdapter(annotation).validate_python(default)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Input ")
-        return {name: f"{name}: {reason}; got {default!r} (from the class's default)."}
-    return {}
-
-
-def _finite(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _members(annotation: Any) -> list[Any]:
-    """The alternatives of a union, without their bounds."""
-    if get_origin(annotation) is Annotated:
-        return _members(get_args(annotation)[0])
-    if get_origin(annotation) in (types.UnionType, typing.Union):
-        return [member for part in get_args(annotation) for member in _members(part)]
-    return [annotation]
 
 
 def _check_run(settings: RunSettings, origins: Origins) -> list[str]:

@@ -138,7 +138,7 @@ def tables(
     screen.table(title, ("layer", "kind", "output of one sample", "parameters"), model_rows)
     estimate = ((name, f"{size:,.1f} MiB") for name, size in needs.items())
     screen.table("Memory of one device, estimated", ("what", "size"), estimate)
-    screen.text(f"Runs as {describe.devices(parts)}; folder {request.folder}")
+    screen.text(f"Runs as {describe.devices(parts)}; folder {request.label}")
     for sentence in describe.remarks(parts, request):
         screen.text(sentence)
 
@@ -149,7 +149,7 @@ def document(
     """What `show --json` prints for a program."""
     return {
         "recipe": str(request.path),
-        "folder": str(request.folder),
+        "folder": str(request.label),
         "hyperparameters": describe.with_origins(parts.hparams, origins),
         "run_settings": describe.with_origins(parts.settings, request.settings_from),
         "plan": arithmetic(parts),

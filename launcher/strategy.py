@@ -198,14 +198,10 @@ def connect(launch: Launch, hparams: Hparams, settings: RunSettings) -> World:
             "precision=fp16 has no loss scaling under strategy=dp: use bf16 or DDP."
         )
     threads = _set_threads(launch, settings, cpu)
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision="no" if devices > 1 else precision,
-        kwargs_handlers=[
-            # Buffers are averaged by `buffers.StepAverage`, not overwritten by the first process's.
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-        ],
-    )
+    try:
+        accelerator = _accelerator(cpu, "no" if devices > 1 else precision)
+    except (ValueError, RuntimeError) as error:
+        raise DistributedError(f"Accelerate could not start: {error}") from error
     if accelerator.num_processes != launch.processes:
         raise DistributedError(
             f"{launch.processes} processes were started, but {accelerator.num_processes} met: each "
@@ -215,6 +211,17 @@ def connect(launch: Launch, hparams: Hparams, settings: RunSettings) -> World:
     several = accelerator.distributed_type != DistributedType.NO
     kind: Kind = "DDP" if several else "DataParallel" if devices > 1 else "one process"
     return World(accelerator, kind, precision, devices, threads)
+
+
+def _accelerator(cpu: bool, precision: str) -> Accelerator:
+    return Accelerator(
+        cpu=cpu,
+        mixed_precision=precision,
+        kwargs_handlers=[
+            # Buffers are averaged by `buffers.StepAverage`, not overwritten by the first process's.
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+        ],
+    )
 
 
 def _precision(launch: Launch, hparams: Hparams, cpu: bool) -> str:

@@ -10,14 +10,15 @@ from launcher import checkpoint, rng
 from launcher.buffers import StepAverage
 from launcher.build import Parts
 from launcher.data import Batch, feed
-from launcher.errors import Preempted
+from launcher.errors import Preempted, RecipeError
 from launcher.evaluate import averages, scores
-from launcher.guard import Guard, gradient_norm
+from launcher.guard import Guard, finite_factor, gradient_norm
 from launcher.meter import Meter
 from launcher.plan import Plan, Ticket
 from launcher.record import Record
 from launcher.screen import Screen
 from launcher.settings import RunSettings
+from launcher.slots import group_changes
 from launcher.stop import Asked, Stop
 
 
@@ -38,6 +39,8 @@ class State:
     """Step and scores of the best evaluation so far, by the monitored metric."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """Of fp16's loss scale."""
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    """What training changed in the optimizer's parameter groups."""
 
 
 def due(step: int, every: int, total_steps: int) -> bool:
@@ -70,18 +73,21 @@ def train(
     every = {"log": log_interval(plan, settings.log_every),
              "evaluate": plan.steps(settings.evaluate_every),
              "save": plan.steps(settings.checkpoint_every)}  # fmt: skip
-    parameters = [p for p in parts.model.parameters() if p.requires_grad]
+    parameters = list(parts.model.parameters())
     model, stepper = world.prepare(parts.model, optimizer, sync_batchnorm=hparams.sync_batchnorm)
     world.restore_scaler(state.scaler)
     buffers = StepAverage(parts.model, plan.accumulation, world.processes)
     guard = Guard(world, plan)
     meter = Meter(world.device, seconds, world.process, world.processes, world.total)
     meter.restore(state.loss_sums, state.loss_count)
-    micro_batches = feed(parts.data, plan, world.device, start=state.step, process=world.process)
+    micro_batches = feed(
+        parts.data, plan, world.device, start=state.step, process=world.process,
+        before=lambda ticket: world.seed(_seeds(plan, ticket, rng.AUGMENT)),
+    )  # fmt: skip
     saved = time.monotonic()
 
     for step in range(state.step, plan.total_steps):
-        factor = recipe.schedule(hparams, plan.progress(step))
+        factor = finite_factor(recipe.schedule(hparams, plan.progress(step)), step)
         for group, lr in zip(optimizer.param_groups, parts.base_lrs, strict=True):
             group["lr"] = lr * factor
         buffers.begin_step()
@@ -115,14 +121,19 @@ def train(
             meter.restart()
         aside = time.monotonic()
         improved = False
-        if due(state.step, every["evaluate"], plan.total_steps):
+        asked = stop.agreed(state.step)
+        evaluating = due(state.step, every["evaluate"], plan.total_steps)
+        saving = due(state.step, every["save"], plan.total_steps) or bool(asked)
+        if evaluating or saving:
+            guard.before_save(state.step, parameters)
+        if evaluating:
             state.scores = evaluate(parts)
             improved = _better(settings.monitor, state)
             _note(record, screen, state, parts, meter, state.scores)
-        asked = stop.agreed(state.step)
-        if improved or asked or due(state.step, every["save"], plan.total_steps):
+        if improved or saving:
             state.loss_sums, state.loss_count = meter.losses()
             state.scaler = world.scaler()
+            state.groups = group_changes(optimizer, parts.groups)
             _save(record, parts, state)  # last, since it makes the lines above durable
             saved = time.monotonic()
         if asked is Asked.STOP and state.step < plan.total_steps:
@@ -142,6 +153,7 @@ def evaluate(parts: Parts) -> dict[str, float | None]:
         found = scores(
             parts.model, parts.recipe.metrics, parts.data, world.device, seed=parts.hparams.seed,
             process=world.process, processes=world.processes, total=world.total,
+            before=world.seed,
         )  # fmt: skip
     return averages(found, parts.data)
 
@@ -153,10 +165,10 @@ def _next(micro_batches: Iterator[tuple[Ticket, Batch]], meter: Meter) -> tuple[
     return following
 
 
-def _seeds(plan: Plan, ticket: Ticket) -> list[int]:
+def _seeds(plan: Plan, ticket: Ticket, *purpose: int) -> list[int]:
     """One seed for each micro-batch of the ticket: the same on any number of processes."""
     return [
-        rng.torch_seed(plan.seed, ticket.step, ticket.number + device)
+        rng.torch_seed(plan.seed, ticket.step, ticket.number + device, *purpose)
         for device in range(plan.devices)
     ]
 
@@ -176,13 +188,14 @@ def _note(
 
 def _better(monitor: str, state: State) -> bool:
     """Whether the last evaluation is the best so far; if so it is noted."""
+    if monitor not in state.scores:
+        raise RecipeError(f"recipe.metrics gave no {monitor}, as it did before training.")
     value = state.scores[monitor]
     if value is None:
         return False
-    if state.best is not None:
-        before = state.best["scores"][monitor]
-        if not (value < before if "loss" in monitor else value > before):
-            return False
+    before = state.best["scores"].get(monitor) if state.best else None
+    if before is not None and not (value < before if "loss" in monitor else value > before):
+        return False
     state.best = {"step": state.step, "scores": state.scores}
     return True
 
@@ -210,4 +223,4 @@ def _save(record: Record | None, parts: Parts, state: State) -> None:
     checkpoint.save(record.folder, state.step, parts.model, parts.optimizer, vars(state))
     record.status("running", step=state.step, committed=state.step)
     best = [] if state.best is None else [state.best["step"]]
-    checkpoint.prune(record.folder, parts.settings.keep, pinned=best)
+    checkpoint.prune(record.folder, parts.settings.keep, pinned=[*best, state.step])

@@ -129,7 +129,7 @@ def test_a_metric_that_is_not_one_number_per_sample_is_refused(value: str, what:
         f"def metrics(model, batch):\n    output = model(batch['image'])\n"
         f"    return {{'accuracy': {value}}}"
     )
-    assert "recipe.metrics in tiny.py must return one number per sample" in message
+    assert "recipe.metrics must return one number per sample" in message
     assert f"'accuracy' is {what} for 2 samples" in message
 
 

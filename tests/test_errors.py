@@ -15,6 +15,7 @@ CODES = {
     "LockedError": 8,
     "DistributedError": 9,
     "OutOfMemoryError": 10,
+    "Preempted": 75,
 }
 
 

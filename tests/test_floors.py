@@ -16,27 +16,29 @@ HOUSE = ROOT / "launcher"
 
 FLOORS: list[set[str]] = [
     {"errors", "rng", "durations", "plan", "layers", "settings", "naming", "storage", "launch"}
-    | {"request", "outline"},
+    | {"request", "outline", "validate"},
     {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
     | {"modes"}
     | {"models", "models.lenet", "models.mlp", "models.resnet"}
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits", "sources.download"}
     | {"sources.mnist", "sources.synthetic"},
-    {"recipe", "checkpoint", "record", "screen"},
+    {"recipe", "checkpoint", "slots", "record", "screen"},
     {"stop", "strategy", "guard", "meter", "evaluate", "build", "train"},
-    {"describe", "run", "show", "help", "cli", "__main__", ""},
+    {"describe", "explain", "run", "show", "help", "cli", "__main__", ""},
 ]
 
 # A file may also import these from its own floor, and no others.
 BESIDE: dict[str, set[str]] = {
     "plan": {"errors", "rng", "durations"},
     "layers": {"errors"},
-    "settings": {"errors", "durations", "layers"},
+    "settings": {"errors", "durations", "layers", "validate"},
+    "validate": {"errors", "layers"},
     "naming": {"layers"},
     "outline": {"layers", "settings"},
     "storage": {"errors"},
     "launch": {"errors"},
     "request": {"launch", "layers", "settings"},
+    "checkpoint": {"slots"},
     "augment": {"data"},
     "losses": {"data"},
     "metrics": {"data"},
@@ -49,16 +51,16 @@ BESIDE: dict[str, set[str]] = {
     "sources.mnist": {"sources.arrays", "sources.download"},
     "sources.synthetic": {"sources.arrays"},
     "guard": {"strategy"},
-    "build": {"strategy"},
+    "build": {"evaluate", "strategy"},
     "train": {"build", "guard", "meter", "evaluate", "stop", "strategy"},
-    "run": {"describe"},
+    "run": {"describe", "explain"},
     "show": {"describe", "run"},
     "cli": {"help", "show", "run"},
     "__main__": {"cli"},
 }
 
 OTHERS: list[set[str]] = [  # what a floor may import besides the standard library and the house
-    {"numpy", "pydantic", "yaml"},
+    {"numpy", "pydantic", "pydantic_core", "yaml"},
     {"numpy", "torch"},
     {"numpy", "torch", "pydantic", "safetensors", "rich"},
     {"numpy", "torch", "accelerate"},

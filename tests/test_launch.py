@@ -122,6 +122,7 @@ def test_the_environment_of_this_process_is_read_without_an_argument(
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     assert (read().process, read().processes) == (1, 2)
 
 
@@ -182,3 +183,22 @@ def test_a_machine_file_for_the_cpu_uses_the_cpu_where_there_is_a_gpu(machine: s
     environ = environment_of(machine)
     hidden = environ.get("CUDA_VISIBLE_DEVICES", "all").split(",")[0] in ("", "-1")
     assert read(environ).cpu or hidden
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "1"},
+        {"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"},
+        {"RANK": "0", "WORLD_SIZE": "2"},
+    ],
+)
+def test_half_a_start_of_several_processes_is_refused(environment: dict[str, str]) -> None:
+    """`RANK=1` alone would train, save nothing and say nothing."""
+    with pytest.raises(SettingsError, match="no start of several processes"):
+        read(environment)
+
+
+def test_gradients_are_not_accumulated_twice() -> None:
+    with pytest.raises(SettingsError, match="gradient_accumulation_steps"):
+        read({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"})

@@ -275,11 +275,17 @@ def test_a_run_that_continues_with_the_next_samples_ends_otherwise(
     expected = uninterrupted("checkpoint_every=5")
 
     def too_far(
-        data: Data, plan: Plan, device: torch.device, *, start: int, process: int
+        data: Data,
+        plan: Plan,
+        device: torch.device,
+        *,
+        start: int,
+        process: int,
+        before: Callable[[Ticket], None],
     ) -> Iterator[tuple[Ticket, Batch]]:
-        right = feed(data, plan, device, start=start, process=process)
+        right = feed(data, plan, device, start=start, process=process, before=before)
         return right if start == 0 else itertools.chain(
-            feed(data, plan, device, start=start + 1, process=process), right
+            feed(data, plan, device, start=start + 1, process=process, before=before), right
         )  # fmt: skip
 
     monkeypatch.setattr(train, "feed", too_far)
@@ -290,7 +296,7 @@ def test_a_run_that_seeds_dropout_otherwise_ends_otherwise(monkeypatch: pytest.M
     expected = uninterrupted("checkpoint_every=5")
     start("checkpoint_every=5", stop="ctrl-c 24")
     seeds = train._seeds
-    monkeypatch.setattr(train, "_seeds", lambda plan, ticket: [n + 1 for n in seeds(plan, ticket)])
+    monkeypatch.setattr(train, "_seeds", lambda *of: [n + 1 for n in seeds(*of)])
     start("checkpoint_every=5")
     assert outcome() != expected
 

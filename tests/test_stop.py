@@ -250,3 +250,13 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(run: Begin, tmp_path:
     end(process)
     assert process.returncode == 0
     assert bytes_of_last() == expected
+
+
+@pytest.mark.slow
+def test_checkpoints_by_the_clock_keep_two_processes_together(run: Begin) -> None:
+    """Only the main process's clock counts: two clocks would part them at a collective."""
+    process = run("epochs=20", "checkpoint_minutes=0.0003", "keep=40", by=TORCHRUN)
+    output = end(process)
+    assert process.returncode == 0, output
+    assert status()["state"] == "finished"
+    assert len(list(RUN.glob("step-*"))) > 2

@@ -1,0 +1,83 @@
+"""An optimizer's state by parameter name, and what training changed in its groups.
+
+Torch's own `load_state_dict` matches by position: parameters that changed places would take each
+other's momentum without a word.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from launcher.errors import CheckpointError
+
+
+def slots_of(
+    model: nn.Module, optimizer: Optimizer
+) -> tuple[dict[str, Tensor], dict[str, int | float]]:
+    """The optimizer's tensors and numbers as `parameter.name/slot`; groups are the recipe's."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, int | float] = {}
+    for name, parameter in model.named_parameters():
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}/{slot}"] = value
+            elif isinstance(value, int | float):
+                numbers[f"{name}/{slot}"] = value
+            elif value is not None:
+                raise CheckpointError(
+                    f"{type(optimizer).__name__} keeps {slot} of {name} as "
+                    f"{type(value).__name__}: only tensors and numbers can be saved."
+                )
+    return tensors, numbers
+
+
+def put_slots(
+    slots: Mapping[str, Mapping[str, Any]],
+    name_of: Mapping[nn.Parameter, str],
+    optimizer: Optimizer,
+) -> None:
+    """Give each parameter the slots that belong to its name."""
+    for group in optimizer.param_groups:
+        on_device = bool(group.get("fused") or group.get("capturable"))
+        for parameter in group["params"]:
+            values = slots.get(name_of.get(parameter, ""), {})
+            for slot, value in values.items():
+                optimizer.state[parameter][slot] = _beside(parameter, slot, value, on_device)
+
+
+def _beside(parameter: Tensor, slot: str, value: Any, on_device: bool) -> Any:
+    """A slot where the optimizer wants it: on the parameter's device and in its memory format; a
+    step count stays on the host unless the optimizer is fused or capturable, as torch has it."""
+    if not isinstance(value, Tensor):
+        return value
+    if slot == "step":
+        return value.to(parameter.device) if on_device else value
+    if value.shape != parameter.shape:
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def group_values(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """What each parameter group holds that JSON can, but parameters and learning rate."""
+    plain = (int, float, bool, str, type(None))
+    return [
+        {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in group.items()
+            if key not in ("params", "lr")
+            and (isinstance(value, plain) or (isinstance(value, tuple | list) and all(
+                isinstance(part, plain) for part in value)))
+        }
+        for group in optimizer.param_groups
+    ]  # fmt: skip
+
+
+def group_changes(optimizer: Optimizer, first: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What training changed in the groups: some optimizers count or average there."""
+    return [
+        {key: value for key, value in now.items() if key not in before or before[key] != value}
+        for now, before in zip(group_values(optimizer), first, strict=True)
+    ]
