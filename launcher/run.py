@@ -17,9 +17,10 @@ from launcher.record import Record
 from launcher.request import Request
 from launcher.screen import Screen, shown
 from launcher.settings import Hparams, Origins
+from launcher.state import State
 from launcher.stop import Stop, die_with_parent
 from launcher.strategy import connect
-from launcher.train import State, train
+from launcher.train import train
 
 
 def prepare(request: Request) -> tuple[Loaded, Hparams, Origins]:

@@ -3,14 +3,12 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any
 
 from launcher import checkpoint, rng
 from launcher.buffers import StepAverage
 from launcher.build import Parts
 from launcher.data import Batch, feed
-from launcher.errors import Preempted, RecipeError
+from launcher.errors import Preempted
 from launcher.evaluate import averages, scores
 from launcher.guard import Guard, finite_factor, gradient_norm
 from launcher.meter import Meter
@@ -19,28 +17,8 @@ from launcher.record import Record
 from launcher.screen import Screen
 from launcher.settings import RunSettings
 from launcher.slots import group_changes
+from launcher.state import State
 from launcher.stop import Asked, Stop
-
-
-@dataclass
-class State:
-    """Where a run is. With the weights and the optimizer this is all that a checkpoint holds."""
-
-    step: int = 0
-    loss_sums: list[float] = field(default_factory=list)
-    """Of the losses since the last line of metrics, for each process."""
-    loss_count: int = 0
-    """Their number, over all processes."""
-    records: int = 0
-    """Lines in metrics.jsonl."""
-    scores: dict[str, float | None] = field(default_factory=dict)
-    """The last evaluation."""
-    best: dict[str, Any] | None = None
-    """Step and scores of the best evaluation so far, by the monitored metric."""
-    scaler: dict[str, Any] = field(default_factory=dict)
-    """Of fp16's loss scale."""
-    groups: list[dict[str, Any]] = field(default_factory=list)
-    """What training changed in the optimizer's parameter groups."""
 
 
 def due(step: int, every: int, total_steps: int) -> bool:
@@ -54,19 +32,14 @@ def log_interval(plan: Plan, log_every: int) -> int:
 
 
 def train(
-    parts: Parts,
-    state: State,
-    record: Record | None,
-    screen: Screen,
-    stop: Stop,
+    parts: Parts, state: State, record: Record | None, screen: Screen, stop: Stop,
     seconds: float = 0.0,
-) -> State:
+) -> State:  # fmt: skip
     """Train from `state.step` to the end of the plan.
 
     Model and optimizer already hold what was restored; `seconds` is the time of earlier attempts.
-    Only the main process has a `record`. Raises NonFiniteError when a loss or a gradient is not a
-    number, StorageError when a checkpoint cannot be written, Preempted when it was asked to stop
-    and all processes have agreed.
+    Only the main process has a `record`. Raises NonFiniteError for a loss or gradient that is no
+    number, StorageError for a checkpoint that cannot be written, Preempted when all have stopped.
     """
     hparams, world, plan, recipe = parts.hparams, parts.world, parts.plan, parts.recipe
     settings, optimizer = parts.settings, parts.optimizer
@@ -87,9 +60,7 @@ def train(
     saved = time.monotonic()
 
     for step in range(state.step, plan.total_steps):
-        factor = finite_factor(recipe.schedule(hparams, plan.progress(step)), step)
-        for group, lr in zip(optimizer.param_groups, parts.base_lrs, strict=True):
-            group["lr"] = lr * factor
+        set_rates(parts, finite_factor(recipe.schedule(hparams, plan.progress(step)), step))
         buffers.begin_step()
         for remaining in reversed(range(plan.accumulation)):
             ticket, batch = _next(micro_batches, meter)
@@ -128,13 +99,10 @@ def train(
             guard.before_save(state.step, parameters)
         if evaluating:
             state.scores = evaluate(parts)
-            improved = _better(settings.monitor, state)
+            improved = state.note_best(settings.monitor)
             _note(record, screen, state, parts, meter, state.scores)
         if improved or saving:
-            state.loss_sums, state.loss_count = meter.losses()
-            state.scaler = world.scaler()
-            state.groups = group_changes(optimizer, parts.groups)
-            _save(record, parts, state)  # last, since it makes the lines above durable
+            _save(record, parts, state, meter)  # last, since it makes the lines above durable
             saved = time.monotonic()
         if asked is Asked.STOP and state.step < plan.total_steps:
             raise Preempted(_stopped(stop, state, plan))
@@ -144,6 +112,12 @@ def train(
         meter.first_step_done()
     stop.drain()
     return state
+
+
+def set_rates(parts: Parts, factor: float) -> None:
+    """Every group's learning rate: the recipe's, times the schedule's factor."""
+    for group, lr in zip(parts.optimizer.param_groups, parts.base_lrs, strict=True):
+        group["lr"] = lr * factor
 
 
 def evaluate(parts: Parts) -> dict[str, float | None]:
@@ -186,20 +160,6 @@ def _note(
     screen.metrics(line, parts.plan.total_steps)
 
 
-def _better(monitor: str, state: State) -> bool:
-    """Whether the last evaluation is the best so far; if so it is noted."""
-    if monitor not in state.scores:
-        raise RecipeError(f"recipe.metrics gave no {monitor}, as it did before training.")
-    value = state.scores[monitor]
-    if value is None:
-        return False
-    before = state.best["scores"].get(monitor) if state.best else None
-    if before is not None and not (value < before if "loss" in monitor else value > before):
-        return False
-    state.best = {"step": state.step, "scores": state.scores}
-    return True
-
-
 def _ask_by_clock(stop: Stop, settings: RunSettings, meter: Meter, saved: float) -> None:
     """Ask for what is due by time: the main process's clock counts."""
     if settings.max_minutes is not None and meter.here() > 60 * settings.max_minutes:
@@ -215,8 +175,11 @@ def _stopped(stop: Stop, state: State, plan: Plan) -> str:
     )
 
 
-def _save(record: Record | None, parts: Parts, state: State) -> None:
+def _save(record: Record | None, parts: Parts, state: State, meter: Meter) -> None:
     """Write the checkpoint, then remove older ones; only the main process touches the disk."""
+    state.loss_sums, state.loss_count = meter.losses()
+    state.scaler = parts.world.scaler()
+    state.groups = group_changes(parts.optimizer, parts.groups)
     if record is None:
         return
     record.sync()

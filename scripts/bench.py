@@ -36,9 +36,10 @@ from launcher.layers import from_argument
 from launcher.recipe import load
 from launcher.screen import Screen
 from launcher.settings import resolve_hparams, resolve_run
+from launcher.state import State
 from launcher.stop import Stop
 from launcher.strategy import connect
-from launcher.train import State, train
+from launcher.train import train
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 

@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     | {"models", "models.lenet", "models.mlp", "models.resnet"}
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits", "sources.download"}
     | {"sources.mnist", "sources.synthetic"},
-    {"recipe", "checkpoint", "slots", "record", "screen"},
+    {"recipe", "checkpoint", "slots", "state", "record", "screen"},
     {"stop", "strategy", "guard", "meter", "evaluate", "build", "train"},
     {"describe", "explain", "run", "show", "help", "cli", "__main__", ""},
 ]

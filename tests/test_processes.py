@@ -71,7 +71,7 @@ if os.environ.get("COUNT"):
 
 if os.environ.get("CONTROL"):
     from launcher import rng, train
-    def seeds(plan, ticket):
+    def seeds(plan, ticket, *purpose):
         return [rng.torch_seed(plan.seed, ticket.step, int(os.environ.get("RANK", "0")))]
     train._seeds = seeds
 
