@@ -97,7 +97,7 @@ def save(
 
 
 def prune(run: Path, keep: int, pinned: Iterable[int] = ()) -> None:
-    """Remove all but the newest `keep` checkpoints and the pinned ones, and what a crash left."""
+    """Remove all but the newest `keep` checkpoints and the pinned ones."""
     all_steps = steps(run)
     for step in set(all_steps[:-keep]) - set(pinned):
         trash = run / f".trash-{step:012d}-{secrets.token_hex(4)}"

@@ -12,7 +12,7 @@ from launcher import record, settings
 from launcher.build import Parts
 from launcher.launch import hidden_config
 from launcher.request import Request
-from launcher.screen import Screen, shown
+from launcher.screen import Screen, overall, shown
 from launcher.settings import Origins
 
 
@@ -128,14 +128,14 @@ def closing(screen: Screen, request: Request) -> None:
     """The result of a finished run, and what to do next."""
     status = record.read_json(request.folder / "status.json")
     scores, best = status["result"]["scores"], status["result"]["best"]
-    overall = {key: shown(key, value) for key, value in scores.items() if key.count("/") == 1}
+    rows = overall(scores)
     monitor = request.settings.monitor
     if best and monitor in best["scores"]:
         value = shown(monitor, best["scores"][monitor])
-        overall["best"] = f"{monitor} {value} at step {best['step']}"
+        rows["best"] = f"{monitor} {value} at step {best['step']}"
     screen.facts(
         f"{request.name}: finished at step {status['step']}",
-        overall | {
+        rows | {
             "weights": request.label / f"step-{status['step']:012d}" / "model.safetensors",
             "next": "the same command shows this again; --fresh trains anew, name=... beside it",
         },

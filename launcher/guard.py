@@ -74,20 +74,21 @@ class Guard:
     def before_save(self, step: int, parameters: Sequence[nn.Parameter]) -> None:
         """Raises NonFiniteError before anything is evaluated or saved that is not finite: the same
         on every process, since all have the same weights. Waits for the device."""
-        first = int(self._first_bad)
-        if first != _NEVER:
-            self._refuse(first)
+        self._refuse_earlier()
         norms = torch._foreach_norm([p.detach() for p in parameters if p.numel()])
         if not torch.isfinite(torch.stack([norm.float() for norm in norms])).all():
             self._refuse(step - 1)
 
     def on_log(self, step: int, loss: float) -> None:
         """Raises NonFiniteError for anything since the last log step; waits for the device."""
+        self._refuse_earlier()
+        if not math.isfinite(loss):
+            self._refuse(step - 1)
+
+    def _refuse_earlier(self) -> None:
         first = int(self._first_bad)
         if first != _NEVER:
             self._refuse(first)
-        if not math.isfinite(loss):
-            self._refuse(step - 1)
 
     def _refuse(self, step: int) -> None:
         epoch = step // self._plan.steps_per_epoch

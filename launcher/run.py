@@ -7,6 +7,7 @@ from typing import Any
 
 from launcher import checkpoint, describe, record, settings
 from launcher.build import Parts, build
+from launcher.checkpoint import Checkpoint
 from launcher.data import First, Split
 from launcher.errors import CheckpointError, SettingsError, did_you_mean
 from launcher.evaluate import BLOCK
@@ -15,7 +16,7 @@ from launcher.layers import scalar
 from launcher.recipe import Loaded, load
 from launcher.record import Record
 from launcher.request import Request
-from launcher.screen import Screen, shown
+from launcher.screen import Screen, overall
 from launcher.settings import Hparams, Origins
 from launcher.state import State
 from launcher.stop import Stop, die_with_parent
@@ -80,7 +81,7 @@ def earlier(request: Request, identity: Mapping[str, Any]) -> Mapping[str, Any]:
     changed = refuse_changes(request, before.get("identity", {}), identity)
     status = record.read_json(request.folder / "status.json")
     finished = status.get("state") == "finished" and not changed
-    return {**before, "finished": finished, "status": status}
+    return {**before, "finished": finished}
 
 
 def refuse_changes(
@@ -123,17 +124,19 @@ def attempt(
 ) -> None:
     """Take the run folder, restore what is there, train, and write the result."""
     account: Record | None = None
+    found: Checkpoint | None = None
     if request.launch.command != "python":
         die_with_parent()
 
     def take() -> int:
-        nonlocal account
+        nonlocal account, found
         account = Record(request.folder)
         refuse_other_data(request, parts)
-        return _newest_step(request, account, screen)
+        found = _newest(request, account, screen)
+        return 0 if found is None else found.step
 
     try:
-        state = _restored(request.folder, parts, parts.world.on_main(take))
+        state = _restored(request.folder, parts, parts.world.on_main(take), found)
         seconds = 0.0
         if account is not None:
             run = describe.run(request, parts, origins, identity, state.step)
@@ -163,8 +166,8 @@ def farewell(request: Request) -> str:
     return f"interrupted: the last committed step is {committed}; the same command continues there"
 
 
-def _newest_step(request: Request, account: Record, screen: Screen) -> int:
-    """With the folder locked: the step to continue from, 0 for the start."""
+def _newest(request: Request, account: Record, screen: Screen) -> Checkpoint | None:
+    """With the folder locked: the checkpoint to continue from, None for a start."""
     if request.fresh and (archive := account.archive()):
         screen.line(f"the earlier run was moved to {request.label / archive.name}")
     checkpoint.tidy(account.folder)
@@ -176,14 +179,15 @@ def _newest_step(request: Request, account: Record, screen: Screen) -> int:
         raise CheckpointError(f"--resume never: {account.folder} holds checkpoints.")
     if found is None and request.resume == "must":
         raise CheckpointError(f"--resume must: {account.folder} holds no checkpoint.")
-    return 0 if found is None else found.step
+    return found
 
 
-def _restored(folder: Path, parts: Parts, step: int) -> State:
-    """The state at a step, with weights and optimizer loaded; a fresh one for step 0."""
+def _restored(folder: Path, parts: Parts, step: int, found: Checkpoint | None) -> State:
+    """The state at a step, with weights and optimizer loaded; a fresh one for step 0. The main
+    process has `found` the checkpoint already, the others read it."""
     if step == 0:
         return State()
-    found = checkpoint.read(folder, step)
+    found = found or checkpoint.read(folder, step)
     checkpoint.restore(found, parts.model, parts.optimizer)
     state = State(**found.state)
     for group, changes in zip(parts.optimizer.param_groups, state.groups, strict=False):
@@ -200,7 +204,6 @@ def dry_run(request: Request, parts: Parts, screen: Screen) -> None:
     short = replace(parts, plan=one_step, data=replace(data, test=block))
     with Stop(parts.world.processes, lambda: "interrupted") as stop:
         state = train(short, State(), None, screen, stop)
-    overall = {key: value for key, value in state.scores.items() if key.count("/") == 1}
-    scores = "  ".join(f"{key} {shown(key, value)}" for key, value in overall.items())
+    scores = "  ".join(f"{key} {score}" for key, score in overall(state.scores).items())
     screen.line(f"dry run: one step and one evaluation of {len(block.source)} samples worked")
     screen.line(scores)

@@ -91,8 +91,7 @@ class Screen:
         """A record: an evaluation as a line that stays, with the latest loss; training in the
         progress display, or as a plain line every few seconds (metrics.jsonl has them all)."""
         if "train/loss" not in line:
-            overall = {key: value for key, value in line.items() if key.count("/") == 1}
-            text = "  ".join(f"{key} {shown(key, value)}" for key, value in overall.items())
+            text = "  ".join(f"{key} {score}" for key, score in overall(line).items())
             if self._loss is not None:
                 text = f"train/loss {shown('train/loss', self._loss)}  {text}"
             self.line(f"epoch {line['epoch']:.2f}  step {line['step']}/{total_steps}  {text}")
@@ -113,6 +112,11 @@ class Screen:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def overall(scores: Mapping[str, float | None]) -> dict[str, str]:
+    """The metrics for people, without those of single classes."""
+    return {key: shown(key, value) for key, value in scores.items() if key.count("/") == 1}
 
 
 def shown(metric: str, value: float | None) -> str:

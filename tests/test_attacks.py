@@ -73,15 +73,20 @@ def test_a_damaged_checkpoint_loses_its_name_and_makes_room(
     assert len(list(RUN.glob(".bad-step-000000000008-*"))) == 1
 
 
-def test_what_an_optimizer_counts_in_its_groups_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(COUNTS, "checkpoint_every=3") == 0
+def ends_as_if_it_had_not_been_interrupted(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal runs have equal COMMIT files: each holds the hash of all the hashes."""
+    assert run(extra, "checkpoint_every=3") == 0
     expected = (checkpoint.folder_of(RUN, 8) / "COMMIT").read_bytes()
     RUN.rename("whole")
     monkeypatch.setenv("STOP", "6")
-    assert run(COUNTS, "checkpoint_every=3") == 130
+    assert run(extra, "checkpoint_every=3") == 130
     monkeypatch.delenv("STOP")
-    assert run(COUNTS, "checkpoint_every=3") == 0
+    assert run(extra, "checkpoint_every=3") == 0
     assert (checkpoint.folder_of(RUN, 8) / "COMMIT").read_bytes() == expected
+
+
+def test_what_an_optimizer_counts_in_its_groups_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends_as_if_it_had_not_been_interrupted(COUNTS, monkeypatch)
 
 
 def test_checkpoints_may_lie_elsewhere_behind_a_link() -> None:
@@ -115,14 +120,7 @@ def data(hparams, data=data):
     return Data(train=Split(whole.train.source, noisy), test=whole.test, prepare=whole.prepare)
 """
     )
-    assert run(draws, "checkpoint_every=3") == 0
-    expected = (checkpoint.folder_of(RUN, 8) / "COMMIT").read_bytes()
-    RUN.rename("whole")
-    monkeypatch.setenv("STOP", "6")
-    assert run(draws, "checkpoint_every=3") == 130
-    monkeypatch.delenv("STOP")
-    assert run(draws, "checkpoint_every=3") == 0
-    assert (checkpoint.folder_of(RUN, 8) / "COMMIT").read_bytes() == expected
+    ends_as_if_it_had_not_been_interrupted(draws, monkeypatch)
 
 
 def test_dropout_does_not_depend_on_what_a_transform_draws() -> None:
