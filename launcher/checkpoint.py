@@ -22,19 +22,18 @@ import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_of
-from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from launcher import storage
+from launcher import storage, tensorfile
 from launcher.errors import CheckpointError, StorageError, listed
-from launcher.slots import put_slots, slots_of
+from launcher.slots import put_slots
+from launcher.snapshot import Host, Snapshot, json_bytes
 
 FORMAT = 1
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _STEP = re.compile(r"step-([0-9]{12})")
 _MOST_JSON = 1 << 26
-_EMPTY = "__none__"
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Checkpoint:
     optimizer: dict[str, Any]
     """Its state, tensors and numbers, as `parameter.name/slot`."""
     state: dict[str, Any]
+    files: Mapping[str, bytes]
+    """What it was read from: enough to read it again, in another process."""
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -64,34 +65,35 @@ def save(
     run: Path, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
 ) -> None:
     """Write the checkpoint of one step; when this returns it is durable. Raises StorageError."""
-    tensors, scalars = slots_of(model, optimizer)
-    contents = {
-        "model.safetensors": bytes_of(_on_host(model.state_dict())),
-        "optimizer.safetensors": bytes_of(_on_host(tensors) or _nothing()),
-        "state.json": _json(dict(state) | {"step": step, "slots": scalars}),
+    write(run, Host().take(step, model, optimizer, state))
+
+
+def write(run: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot as a checkpoint; when this returns it is durable. Raises StorageError."""
+    step = snapshot.step
+    contents: dict[str, Iterable[storage.Buffer]] = {
+        "model.safetensors": tensorfile.parts(snapshot.model),
+        "optimizer.safetensors": tensorfile.parts(snapshot.optimizer),
+        "state.json": [snapshot.state],
     }
-    manifest = _json({
-        "format": FORMAT,
-        "step": step,
-        "optimizer": type(optimizer).__name__,
-        "files": {
-            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in contents.items()
-        },
-    })  # fmt: skip
-    contents["manifest.json"] = manifest
-    contents["COMMIT"] = hashlib.sha256(manifest).hexdigest().encode()
     temporary = run / f".tmp-{step:012d}-{secrets.token_hex(8)}"
     try:
         storage.make_folder(temporary)
-        for name, data in contents.items():
-            storage.create(temporary / name, data)
+        files = {name: storage.create(temporary / name, data) for name, data in contents.items()}
+        manifest = json_bytes({
+            "format": FORMAT,
+            "step": step,
+            "optimizer": snapshot.kind,
+            "files": {name: {"bytes": size, "sha256": h} for name, (size, h) in files.items()},
+        })  # fmt: skip
+        _, digest = storage.create(temporary / "manifest.json", [manifest])
+        storage.create(temporary / "COMMIT", [digest.encode()])
         storage.sync_folder(temporary)
         final = folder_of(run, step)
         if final.exists():  # the run was continued before this step
             set_aside(run, step)
         storage.rename(temporary, final)
-    except StorageError:
+    except (StorageError, CheckpointError):
         storage.remove(temporary)
         raise
 
@@ -140,33 +142,36 @@ def newest(run: Path) -> tuple[Checkpoint | None, dict[int, str]]:
 
 
 def read(run: Path, step: int) -> Checkpoint:
-    """Read and check one checkpoint. Raises CheckpointError with what is wrong with it.
-
-    What is hashed and what is parsed are the same bytes, so nothing can change in between.
-    """
+    """Read and check one checkpoint. Raises CheckpointError with what is wrong with it."""
     folder = folder_of(run, step)
     try:
-        manifest = storage.read(folder / "manifest.json", most=_MOST_JSON)
-        commit = storage.read(folder / "COMMIT", most=64)
-        if hashlib.sha256(manifest).hexdigest().encode() != commit:
-            raise CheckpointError(f"{folder.name}: manifest.json is not the one that COMMIT names.")
-        checked = _checked_manifest(manifest, folder, step)
-        contents = {}
-        for name, entry in checked.files.items():
-            data = storage.read(folder / name, most=entry.bytes)
-            if hashlib.sha256(data).hexdigest() != entry.sha256:
-                raise CheckpointError(f"{folder.name}: {name} was changed or cut short.")
-            contents[name] = data
-        optimizer: dict[str, Any] = dict(tensors_of(contents["optimizer.safetensors"]))
-        optimizer.pop(_EMPTY, None)
-        state = json.loads(contents["state.json"])
-        optimizer |= state.pop("slots")
-        model = tensors_of(contents["model.safetensors"])
-        return Checkpoint(step, model, checked.optimizer, optimizer, state)
+        files = {
+            "manifest.json": storage.read(folder / "manifest.json", most=_MOST_JSON),
+            "COMMIT": storage.read(folder / "COMMIT", most=64),
+        }
+        manifest = _checked_manifest(files, folder.name, step)
+        for name, entry in manifest.files.items():
+            files[name] = storage.read(folder / name, most=entry.bytes)
     except StorageError as error:
         raise CheckpointError(f"{folder.name}: {error}") from error
+    return parse(files, step)
+
+
+def parse(files: Mapping[str, bytes], step: int) -> Checkpoint:
+    """A checkpoint from the content of its files; what is hashed and what is parsed are the same
+    bytes, so nothing can change in between. Raises CheckpointError."""
+    folder = folder_of(Path(), step).name
+    manifest = _checked_manifest(files, folder, step)
+    try:
+        for name, entry in manifest.files.items():
+            if hashlib.sha256(files[name]).hexdigest() != entry.sha256:
+                raise CheckpointError(f"{folder}: {name} was changed or cut short.")
+        state = json.loads(files["state.json"])
+        optimizer = dict(tensors_of(files["optimizer.safetensors"])) | state.pop("slots")
+        model = tensors_of(files["model.safetensors"])
+        return Checkpoint(step, model, manifest.optimizer, optimizer, state, files)
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder.name}: {type(error).__name__}: {error}.") from error
+        raise CheckpointError(f"{folder}: {type(error).__name__}: {error}.") from error
 
 
 class _File(BaseModel, extra="forbid", strict=True):
@@ -183,14 +188,20 @@ class _Manifest(BaseModel, extra="forbid", strict=True):
     files: dict[str, _File]
 
 
-def _checked_manifest(manifest: bytes, folder: Path, step: int) -> _Manifest:
-    document = json.loads(manifest)
-    version = document.get("format") if isinstance(document, dict) else None
-    if isinstance(version, int) and version != FORMAT:
-        raise CheckpointError(f"{folder.name}: has format {version}, this launcher reads {FORMAT}.")
-    found = _Manifest.model_validate_json(manifest)
+def _checked_manifest(files: Mapping[str, bytes], folder: str, step: int) -> _Manifest:
+    text = files["manifest.json"]
+    if hashlib.sha256(text).hexdigest().encode() != files["COMMIT"]:
+        raise CheckpointError(f"{folder}: manifest.json is not the one that COMMIT names.")
+    try:
+        document = json.loads(text)
+        version = document.get("format") if isinstance(document, dict) else None
+        if isinstance(version, int) and version != FORMAT:
+            raise CheckpointError(f"{folder}: has format {version}, this launcher reads {FORMAT}.")
+        found = _Manifest.model_validate_json(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder}: {type(error).__name__}: {error}.") from error
     if found.step != step or sorted(found.files) != sorted(FILES):
-        raise CheckpointError(f"{folder.name}: manifest.json belongs to another checkpoint.")
+        raise CheckpointError(f"{folder}: manifest.json belongs to another checkpoint.")
     return found
 
 
@@ -237,23 +248,3 @@ def _differences(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> Iter
                 f"{name} is {own[name].dtype} {tuple(own[name].shape)} in the model and "
                 f"{saved[name].dtype} {tuple(saved[name].shape)} in the checkpoint"
             )
-
-
-def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the host where needed; tied tensors are written twice, as safetensors asks."""
-    found: dict[str, Tensor] = {}
-    addresses = set()
-    for name, tensor in tensors.items():
-        host = tensor.detach().cpu().contiguous()
-        address = host.untyped_storage().data_ptr()
-        found[name] = host.clone() if address in addresses else host
-        addresses.add(address)
-    return found
-
-
-def _nothing() -> dict[str, Tensor]:
-    return {_EMPTY: torch.zeros(0)}  # safetensors needs at least one tensor
-
-
-def _json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, sort_keys=True, allow_nan=False, indent=1).encode()

@@ -15,11 +15,10 @@ from launcher.errors import (
     BUG,
     INTERRUPTED,
     LauncherError,
-    RecipeError,
     SettingsError,
     did_you_mean,
 )
-from launcher.request import Request
+from launcher.request import Request, Resume
 from launcher.screen import refuse, text
 
 VERBS = ("train", "show")
@@ -82,7 +81,7 @@ def parse(given: Sequence[str]) -> tuple[Request, bool]:
     parser = _Parser(prog="launcher", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--config", action="append", type=Path, default=[])
-    parser.add_argument("--resume", choices=("auto", "must", "never"), default="auto")
+    parser.add_argument("--resume", type=_resume, default="auto")
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--allow-change", action="append", default=[])
     parser.add_argument("--dry-run", action="store_true")
@@ -110,6 +109,18 @@ def parse(given: Sequence[str]) -> tuple[Request, bool]:
         allow_change=found.allow_change,
         dry_run=found.dry_run,
     ), found.json
+
+
+def _resume(word: str) -> Resume:
+    if word.isascii() and word.isdecimal() and 0 < len(word) <= 12:
+        return int(word)
+    for known in ("auto", "must", "never"):
+        if word == known:
+            return known
+    raise SettingsError(
+        f"--resume {word}: give auto, must, never or the step of a checkpoint."
+        f"{did_you_mean(word, ('auto', 'must', 'never'))}"
+    )
 
 
 def _resolved(folder: Path) -> Path:
@@ -149,6 +160,7 @@ def _refuse(error: LauncherError) -> None:
         return
     if process:
         time.sleep(3)
-    if isinstance(error, RecipeError) and error.frames:
+    if error.frames:
         sys.stderr.write(error.frames)
-    refuse(error, f"process {process}: " if process else "")
+    speaker = error.process or process
+    refuse(error, f"process {speaker}: " if speaker else "")

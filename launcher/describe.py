@@ -61,6 +61,18 @@ def data(parts: Parts) -> dict[str, str]:
     }
 
 
+def same_everywhere(parts: Parts) -> dict[str, Any]:
+    """What must be equal in all processes, beside what is learned."""
+    return {
+        "run settings": settings.as_json(parts.settings),
+        "data": data(parts),
+        "micro-batch size": parts.plan.micro_batch_size,
+        "precision": parts.world.precision,
+        "torch": torch.__version__,
+        "launcher": record.versions()["accelerate-launcher"],
+    }
+
+
 def _same(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two attempts compute the same bits."""
     where = ("from_step", "at", "host")

@@ -25,11 +25,14 @@ INTERRUPTED = 130
 class LauncherError(Exception):
     """One thing that is wrong: what it is, and what to do about it.
 
-    `problems` holds the sentences when several things were found at once.
+    `problems` holds the sentences when several things were found at once, `frames` the lines of a
+    traceback that helps, `process` the number of the process that failed where it is another one.
     """
 
     code = 1
     title = "error"
+    frames = ""
+    process: int | None = None
 
     def __init__(self, *problems: str) -> None:
         assert problems, "an error says what is wrong"
@@ -47,7 +50,6 @@ class RecipeError(LauncherError):
 
     code = 3
     title = "recipe"
-    frames = ""
 
 
 class DataError(LauncherError):

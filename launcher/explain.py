@@ -1,7 +1,11 @@
 """Whose fault it was: from whatever ended a run to a refusal and its exit code."""
 
+import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -11,10 +15,16 @@ from launcher.errors import (
     DistributedError,
     LauncherError,
     OutOfMemoryError,
+    Preempted,
+    RecipeError,
+    listed,
 )
 from launcher.layers import scalar
+from launcher.peers import Peers
 from launcher.recipe import Loaded, blame
 from launcher.settings import Hparams
+from launcher.strategy import RefusedElsewhere, World
+from launcher.watch import Watch
 
 _HERE = Path(__file__).resolve().parent
 # What a recipe is made of: an error in these is about what the recipe gave them.
@@ -41,6 +51,67 @@ def explained(loaded: Loaded, hparams: Hparams, error: BaseException) -> BaseExc
     if isinstance(error, SystemExit) or _is_about_the_recipe(loaded, error):
         return blame(loaded.path, error, "the recipe")
     return error
+
+
+def cause(world: World, reason: BaseException) -> BaseException:
+    """What to say of the end of this process: of one that lost the others, why they ended.
+
+    A process that ends for a reason of its own leaves that for the others first. Of all processes
+    the main one speaks.
+    """
+    peers = world.watch.peers
+    if peers is None or isinstance(reason, Preempted | RefusedElsewhere | KeyboardInterrupt):
+        return reason
+    try:
+        if not isinstance(reason, DistributedError):
+            frames = getattr(reason, "frames", "")
+            if not isinstance(reason, LauncherError):
+                frames = "".join(traceback.format_exception(reason))
+            peers.fail(reason, exit_code(reason), frames)
+        failure = peers.wait_for_failure(2.0)
+        if failure is not None and failure.process != world.process:
+            return failure.error() if world.is_main else RefusedElsewhere(failure.code)
+        if isinstance(reason, DistributedError):
+            return _without_a_word(world.watch, peers, reason)
+    except (RuntimeError, OSError):  # the store is gone with the launcher
+        pass
+    return reason
+
+
+def _without_a_word(watch: Watch, peers: Peers, reason: DistributedError) -> DistributedError:
+    gone = peers.gone()
+    if gone:
+        who = listed(f"process {number} ({where})" for number, where in gone.items())
+        reason = DistributedError(
+            f"{who} ended without a word: killed, or by the system for want of memory? The same "
+            f"command continues from the last checkpoint."
+        )
+        reason.process = min(gone)
+    elif who := watch.waited_for():
+        reason = DistributedError(
+            f"{who} did not answer within timeout={watch.timeout:g} seconds. The same command "
+            f"continues from the last checkpoint."
+        )
+    return reason
+
+
+@contextmanager
+def no_silent_exit() -> Iterator[None]:
+    """A recipe that leaves by `os._exit(0)` would look like a run that finished."""
+
+    def refuse(code: int) -> NoReturn:
+        if os.getpid() != process:  # a child's own business
+            leave(code)
+        raise RecipeError(
+            f"something in the recipe called os._exit({code}) in the middle of a run."
+        )
+
+    process, leave = os.getpid(), os._exit
+    os._exit = refuse  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        os._exit = leave
 
 
 def exit_code(error: BaseException) -> int:

@@ -6,10 +6,11 @@ carries a NaN to every process: so the norm of the gradient is the one flag that
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from launcher.errors import NonFiniteError, RecipeError, listed
 from launcher.plan import Plan
@@ -44,12 +45,18 @@ def finite_factor(factor: Any, step: int) -> float:
 
 class Guard:
     """Watches the gradient norm. On the host it is looked at in every step, before the update; on
-    other devices it is kept there and looked at when the metrics are."""
+    other devices it is kept there and looked at when the metrics are.
 
-    def __init__(self, world: World, plan: Plan) -> None:
+    Until then a fused optimizer leaves out every update after the first bad step, by the same flag
+    that an fp16 scaler gives it. Another optimizer goes on with what it has; nothing of that is
+    evaluated or saved.
+    """
+
+    def __init__(self, world: World, plan: Plan, optimizer: Optimizer) -> None:
         self._plan = plan
         self._at_once = world.device.type == "cpu"
         self._scaled = world.precision == "fp16"
+        self._fused = optimizer if optimizer.defaults.get("fused") else None
         self._first_bad = torch.full((), _NEVER, dtype=torch.int64, device=world.device)
         self._skipped_in_a_row = 0
         self.skipped = 0
@@ -63,6 +70,8 @@ class Guard:
         elif not self._scaled:
             bad = torch.where(torch.isfinite(norm), _NEVER, step)
             self._first_bad = torch.minimum(self._first_bad, bad)
+            if self._fused is not None:
+                self._fused.found_inf = (self._first_bad != _NEVER).float()  # type: ignore[attr-defined]
 
     def after_update(self, step: int, *, skipped: bool) -> None:
         """Count a step that fp16 left out: its gradient was too large for the loss scale."""
@@ -71,30 +80,36 @@ class Guard:
         if self._skipped_in_a_row >= MOST_SKIPPED:
             self._refuse(step)
 
-    def before_save(self, step: int, parameters: Sequence[nn.Parameter]) -> None:
-        """Raises NonFiniteError before anything is evaluated or saved that is not finite: the same
-        on every process, since all have the same weights. Waits for the device."""
-        self._refuse_earlier()
+    def before_evaluation(self, step: int, parameters: Sequence[nn.Parameter]) -> None:
+        """Raises NonFiniteError instead of the score of weights that are not finite: on every
+        process, since all have the same weights. Waits for the device."""
+        self.before_save()
         norms = torch._foreach_norm([p.detach() for p in parameters if p.numel()])
         if not torch.isfinite(torch.stack([norm.float() for norm in norms])).all():
             self._refuse(step - 1)
 
-    def on_log(self, step: int, loss: float) -> None:
-        """Raises NonFiniteError for anything since the last log step; waits for the device."""
-        self._refuse_earlier()
-        if not math.isfinite(loss):
-            self._refuse(step - 1)
-
-    def _refuse_earlier(self) -> None:
+    def before_save(self) -> None:
+        """Raises NonFiniteError for anything since the last log step; waits for the device. The
+        weights themselves are looked at by the saver, beside training."""
         first = int(self._first_bad)
         if first != _NEVER:
             self._refuse(first)
 
-    def _refuse(self, step: int) -> None:
-        epoch = step // self._plan.steps_per_epoch
-        raise NonFiniteError(
-            f"the loss or its gradient was not finite in step {step + 1} (epoch {epoch + 1}), "
-            f"whose samples are {listed(self._plan.batch(step).tolist())}. Nothing after the last "
-            f"checkpoint was saved. Try a smaller learning rate, a longer warm-up or grad_clip=1, "
-            f"or look at these samples."
-        )
+    def on_log(self, step: int, loss: float) -> None:
+        """Raises NonFiniteError for anything since the last log step; waits for the device."""
+        self.before_save()
+        if not math.isfinite(loss):
+            self._refuse(step - 1)
+
+    def _refuse(self, step: int) -> NoReturn:
+        raise not_finite(self._plan, step)
+
+
+def not_finite(plan: Plan, step: int) -> NonFiniteError:
+    """What to say of a step, counted from 0, that gave a number that is none."""
+    return NonFiniteError(
+        f"the loss or its gradient was not finite in step {step + 1} (epoch "
+        f"{step // plan.steps_per_epoch + 1}), whose samples are "
+        f"{listed(plan.batch(step).tolist())}. Nothing after the last checkpoint was saved. Try a "
+        f"smaller learning rate, a longer warm-up or grad_clip=1, or look at these samples."
+    )

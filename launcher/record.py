@@ -3,7 +3,8 @@
     checkpoints/cifar_resnet/
       recipe.py      the file that ran
       run.json       every setting with its origin, versions, devices, git commit
-      status.json    state (running, finished, preempted, failed), code, reason, step, result
+      status.json    state (running, finished, preempted, failed), code, reason, step, result,
+                     and how often in a row it failed
       metrics.jsonl  one line per record
       step-000000000980/ ...
 
@@ -19,11 +20,18 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher import storage
-from launcher.errors import CheckpointError, LockedError, Preempted, StorageError
+from launcher import checkpoint, storage
+from launcher.errors import (
+    CheckpointError,
+    DistributedError,
+    LockedError,
+    Preempted,
+    StorageError,
+)
 
 State = Literal["running", "finished", "preempted", "failed"]
 _MOST_JSON = 1 << 24
@@ -57,10 +65,29 @@ class Record:
         left = [name for name in left if not name.startswith("archive-")]
         if not left:
             return None
-        place = self.folder / f"archive-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        storage.make_folder(place)
+        place = self._new_archive()
         for name in left:
             storage.rename(self.folder / name, place / name)
+        return place
+
+    def go_back_to(self, step: int) -> Path | None:
+        """Move the checkpoints after a step into an archive folder, with a copy of the metrics:
+        the next start must not take them for the newest of what follows now."""
+        later = [other for other in checkpoint.steps(self.folder) if other > step]
+        if not later:
+            return None
+        place = self._new_archive()
+        metrics = self.folder / "metrics.jsonl"
+        if metrics.exists():
+            storage.create(place / metrics.name, [storage.read(metrics)])
+        for other in reversed(later):  # killed in between, the run is where it was, some steps back
+            folder = checkpoint.folder_of(self.folder, other)
+            storage.rename(folder, place / folder.name)
+        return place
+
+    def _new_archive(self) -> Path:
+        place = self.folder / f"archive-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        storage.make_folder(place)
         return place
 
     def begin(self, recipe: bytes, run: Mapping[str, Any], records: int) -> float:
@@ -84,42 +111,60 @@ class Record:
         return float(json.loads(kept[-1])["seconds"]) if kept else 0.0
 
     def metrics(self, line: Mapping[str, float | None]) -> None:
-        """Append one record to metrics.jsonl; what is not finite becomes null."""
+        """Append one record to metrics.jsonl; what is not finite becomes null.
+
+        A disk that refuses it now gets it again with the next line, and at the latest at the next
+        save, which fails without it.
+        """
         assert self._metrics is not None, "begin comes first"
         valid = {k: None if v is None or not math.isfinite(v) else v for k, v in line.items()}
-        self._metrics.write(json.dumps(valid).encode() + b"\n")
+        with suppress(StorageError):
+            self._metrics.write(json.dumps(valid).encode() + b"\n")
 
     def sync(self) -> None:
-        """Make the metrics durable."""
+        """Make all metrics durable. Raises StorageError."""
         assert self._metrics is not None, "begin comes first"
         self._metrics.sync()
 
     def status(
         self, state: State, *, code: int = 0, reason: str = "", step: int | None = None,
-        committed: int | None = None, **result: object,
+        committed: int | None = None, **more: object,
     ) -> None:  # fmt: skip
-        """Write status.json whole. What is not given is kept from the last one, but the reason."""
+        """Write status.json whole. What is not given is kept from the last one, but the reason.
+
+        `failures` counts the attempts in a row that failed without a new checkpoint.
+        """
         before = read_json(self.folder / "status.json")
+        last = before.get("last_committed_step")
+        new = committed is not None and committed != last
         self._write("status.json", {
             "state": state,
             "code": code,
             "reason": reason,
             "step": before.get("step", 0) if step is None else step,
-            "last_committed_step":
-                before.get("last_committed_step") if committed is None else committed,
+            "last_committed_step": last if committed is None else committed,
+            "failures": 0 if new else before.get("failures", 0),
             "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            **result,
+            **more,
         })  # fmt: skip
 
     def finished(self, step: int, result: Mapping[str, object]) -> None:
         """Note the result of a run that reached the end of its plan."""
         self.status("finished", step=step, committed=step, result=result)
 
-    def failed(self, error: BaseException, code: int) -> None:
-        """Note why the run ended, if it had begun."""
-        if self._metrics is not None:
-            state: State = "preempted" if isinstance(error, Preempted) else "failed"
-            self.status(state, code=code, reason=f"{error}" or type(error).__name__)
+    def failed(self, error: BaseException, code: int, step: int | None = None) -> None:
+        """Note why the run ended, if it had begun. What is not the run's own doing (somebody
+        stopped it, another process is gone) does not count as a failure."""
+        if self._metrics is None:
+            return
+        stopped = isinstance(error, Preempted)
+        before = read_json(self.folder / "status.json").get("failures", 0)
+        counts = not stopped and not isinstance(error, DistributedError | KeyboardInterrupt)
+        self.status(
+            "preempted" if stopped else "failed", code=code, step=step,
+            reason=f"{error}" or type(error).__name__, failures=before + counts,
+            process=getattr(error, "process", None) or 0,
+        )  # fmt: skip
 
     def close(self) -> None:
         if self._metrics is not None:

@@ -9,7 +9,8 @@ from launcher.launch import Launch
 from launcher.layers import Given
 from launcher.settings import Origins, RunSettings
 
-Resume = Literal["auto", "must", "never"]
+Resume = Literal["auto", "must", "never"] | int
+"""From where: the newest checkpoint if there is one, the newest, a fresh start, or one step's."""
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,11 @@ class Screen:
             self._printed = now
             self.line(f"epoch {line['epoch']:.2f}  step {line['step']}/{total_steps}  {text}")
 
+    def committed(self, step: int) -> None:
+        """A checkpoint is durable: a line in a log file, which others may wait for."""
+        if self._live is None:
+            self.line(f"checkpoint step={step} committed")
+
     def stop(self) -> None:
         """End the progress display; lines can still be written."""
         if self._live is not None:

@@ -84,6 +84,9 @@ class RunSettings:
     """The metric that decides which checkpoint is best; a loss is better when it is smaller."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Stop in good order after this time, with exit code 75."""
+    timeout: Annotated[float, Field(ge=1, le=10**6)] = 600.0
+    """Seconds without any progress, or without an answer from another process, after which the run
+    is ended with exit code 9."""
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
     """Weights & Biases."""
     wandb_project: str | None = None

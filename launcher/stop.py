@@ -15,7 +15,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from enum import IntEnum
+from os import _exit
 from types import FrameType
 from typing import Final
 
@@ -40,8 +42,9 @@ class Asked(IntEnum):
 class Stop:
     """Takes the signals of this process for as long as it is entered."""
 
-    def __init__(self, processes: int, farewell: Callable[[], str]) -> None:
-        """`farewell` gives the last words when a second SIGINT ends the process."""
+    def __init__(self, processes: int, farewell: Callable[[], str], timeout: float = 600.0) -> None:
+        """`farewell` gives the last words when a second SIGINT ends the process; `timeout` is in
+        seconds, for an answer of the other processes."""
         self._asked = Asked.NOTHING
         self._why = ""
         self._interrupts = 0
@@ -50,7 +53,7 @@ class Stop:
         # A group of its own on the host: the question must not queue behind gradients.
         self._group: dist.ProcessGroup | None = None
         if processes > 1:
-            self._group = dist.new_group(backend="gloo")  # type: ignore[assignment]
+            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))  # type: ignore[assignment]
         self._value = torch.zeros(1, dtype=torch.int32)
         self._pending: dist.Work | None = None
 
@@ -70,7 +73,7 @@ class Stop:
             self._interrupts += 1
             if self._interrupts > 1:
                 os.write(2, f"\n{self._farewell()}\n".encode())
-                os._exit(INTERRUPTED)
+                _exit(INTERRUPTED)
         asked = Asked.SAVE if number == signal.SIGUSR1 else Asked.STOP
         self.ask(asked, signal.Signals(number).name)
 

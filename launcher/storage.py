@@ -7,16 +7,22 @@ path. Files are 0600 and folders 0700.
 
 import errno
 import fcntl
+import hashlib
 import os
+import secrets
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from launcher.errors import StorageError
 
+Buffer = bytes | memoryview
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
+PROBE = 1 << 20
+"""Bytes that `probe` writes."""
 
 
 class Disk:
@@ -54,6 +60,10 @@ class Disk:
 
     def listdir(self, path: Path) -> list[str]:
         return os.listdir(path)
+
+    def free(self, path: Path) -> int:
+        about = os.statvfs(path)
+        return about.f_bavail * about.f_frsize
 
 
 disk = Disk()
@@ -95,12 +105,19 @@ def sync_folder(path: Path) -> None:
         disk.fsync(folder)
 
 
-def create(path: Path, data: bytes) -> None:
-    """Write a new file and make its content durable; the name is, after `sync_folder`."""
+def create(path: Path, parts: Iterable[Buffer]) -> tuple[int, str]:
+    """Write a new file and make its content durable; the name is, after `sync_folder`.
+
+    Returns its bytes and their SHA-256, taken from what was handed to the disk.
+    """
+    size, digest = 0, hashlib.sha256()
     with _explained("write", path):
         with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
-            _write_all(file, data)
+            for part in parts:
+                digest.update(part)
+                size += _write_all(file, part)
             disk.fsync(file)
+    return size, digest.hexdigest()
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -108,7 +125,7 @@ def replace(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     remove(temporary)  # of a killed process that had our number
     try:
-        create(temporary, data)
+        create(temporary, [data])
         with _explained("write", path):
             disk.rename(temporary, path)
     except StorageError:
@@ -167,8 +184,35 @@ def _remove(path: Path) -> None:
     disk.rmdir(path)
 
 
+def free(folder: Path) -> int:
+    """Bytes that can still be written where a folder lies."""
+    with _explained("ask for the free space of", folder):
+        return disk.free(folder)
+
+
+def probe(folder: Path, needed: int) -> None:
+    """Do once, small, what a save does. Raises StorageError when the disk would refuse a save of
+    `needed` bytes: better before the first step than an hour later."""
+    if (left := free(folder)) < needed + PROBE:
+        raise StorageError(
+            f"{folder} has {left / 1e6:,.1f} MB left, and a checkpoint needs at least "
+            f"{(needed + PROBE) / 1e6:,.1f} MB. Free some space, or train in another folder."
+        )
+    trial = folder / f".tmp-probe-{secrets.token_hex(8)}"
+    try:
+        make_folder(trial)
+        create(trial / "data", [bytes(PROBE)])
+        sync_folder(trial)
+        rename(trial, trial := trial.with_name(f"{trial.name}-renamed"))
+    finally:
+        remove(trial)
+
+
 class Appender:
-    """A file that only grows: one `write` call a line, so that a crash tears at most the last."""
+    """A file that only grows: one `write` call a line, so that a crash tears at most the last.
+
+    What could not be written is kept, and written before anything else the next time.
+    """
 
     def __init__(self, path: Path, size: int) -> None:
         """Open for appending, after cutting the file to `size` bytes."""
@@ -181,15 +225,30 @@ class Appender:
                 disk.close(self._file)
                 raise
         self.size = size
+        self._waiting = b""
+        self._torn = False
+        self._one_at_a_time = threading.Lock()  # a save makes durable what the loop appends to
 
-    def write(self, data: bytes) -> None:
-        with _explained("write", self.path):
-            _write_all(self._file, data)
-        self.size += len(data)
+    def write(self, data: bytes = b"") -> None:
+        """Append, after what an earlier failure left to be written."""
+        with self._one_at_a_time, _explained("write", self.path):
+            self._waiting += data
+            if not self._waiting:
+                return
+            if self._torn:  # a part of a line may be there
+                disk.truncate(self._file, self.size)
+            self._torn = True
+            self.size += _write_all(self._file, self._waiting)
+            self._torn, self._waiting = False, b""
 
     def sync(self) -> None:
+        """Make all of it durable. Raises StorageError too when the name is another file's by now:
+        then nobody would find what is written here."""
+        self.write()
         with _explained("sync", self.path):
             disk.fsync(self._file)
+            if not os.path.samestat(os.stat(self.path), os.fstat(self._file)):
+                raise OSError(errno.ENOENT, "it was replaced by another file")
 
     def close(self) -> None:
         disk.close(self._file)
@@ -229,7 +288,9 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         disk.close(descriptor)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: Buffer) -> int:
     rest = memoryview(data)
+    size = rest.nbytes
     while rest:
         rest = rest[disk.write(descriptor, rest) :]
+    return size

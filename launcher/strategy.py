@@ -10,18 +10,25 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from launcher.errors import DistributedError, LauncherError, SettingsError
 from launcher.launch import Launch
 from launcher.parallel import DataParallel
+from launcher.peers import Peers
 from launcher.settings import Hparams, RunSettings
+from launcher.watch import Watch
 
 Kind = Literal["one process", "DataParallel", "DDP"]
 
@@ -37,6 +44,7 @@ class World:
     devices: int
     """Devices of this process: more than one only under DataParallel."""
     threads: int
+    watch: Watch
 
     @property
     def device(self) -> torch.device:
@@ -162,8 +170,22 @@ class World:
             raise RefusedElsewhere(code)
         return int(result)
 
+    def share(self, data: bytes) -> bytes:
+        """The main process's bytes, in every process: one of them reads the disk for all."""
+        if self.processes == 1:
+            return data
+        size = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
+        torch.distributed.broadcast(size, src=0)
+        content = torch.zeros(int(size), dtype=torch.uint8)
+        if self.is_main:
+            content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        content = content.to(self.device)
+        torch.distributed.broadcast(content, src=0)
+        return data if self.is_main else content.cpu().numpy().tobytes()
+
     def close(self) -> None:
         """Leave the process group, so that no process waits for one that is gone."""
+        self.watch.stop()
         self.accelerator.end_training()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -198,8 +220,11 @@ def connect(launch: Launch, hparams: Hparams, settings: RunSettings) -> World:
             "precision=fp16 has no loss scaling under strategy=dp: use bf16 or DDP."
         )
     threads = _set_threads(launch, settings, cpu)
+    timeout = timedelta(seconds=settings.timeout)
     try:
-        accelerator = _accelerator(cpu, "no" if devices > 1 else precision)
+        accelerator = _accelerator(cpu, "no" if devices > 1 else precision, timeout)
+        several = accelerator.num_processes > 1
+        peers = Peers(accelerator.process_index, accelerator.num_processes) if several else None
     except (ValueError, RuntimeError) as error:
         raise DistributedError(f"Accelerate could not start: {error}") from error
     if accelerator.num_processes != launch.processes:
@@ -210,16 +235,18 @@ def connect(launch: Launch, hparams: Hparams, settings: RunSettings) -> World:
         )
     several = accelerator.distributed_type != DistributedType.NO
     kind: Kind = "DDP" if several else "DataParallel" if devices > 1 else "one process"
-    return World(accelerator, kind, precision, devices, threads)
+    watch = Watch(settings.timeout, int(accelerator.process_index), peers)
+    return World(accelerator, kind, precision, devices, threads, watch)
 
 
-def _accelerator(cpu: bool, precision: str) -> Accelerator:
+def _accelerator(cpu: bool, precision: str, timeout: timedelta) -> Accelerator:
     return Accelerator(
         cpu=cpu,
         mixed_precision=precision,
         kwargs_handlers=[
             # Buffers are averaged by `buffers.StepAverage`, not overwritten by the first process's.
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=timeout),
         ],
     )
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 
-from launcher import checkpoint, rng
+from launcher import rng
 from launcher.buffers import StepAverage
 from launcher.build import Parts
 from launcher.data import Batch, feed
@@ -14,9 +14,9 @@ from launcher.guard import Guard, finite_factor, gradient_norm
 from launcher.meter import Meter
 from launcher.plan import Plan, Ticket
 from launcher.record import Record
+from launcher.saver import Saver
 from launcher.screen import Screen
 from launcher.settings import RunSettings
-from launcher.slots import group_changes
 from launcher.state import State
 from launcher.stop import Asked, Stop
 
@@ -32,14 +32,13 @@ def log_interval(plan: Plan, log_every: int) -> int:
 
 
 def train(
-    parts: Parts, state: State, record: Record | None, screen: Screen, stop: Stop,
-    seconds: float = 0.0,
-) -> State:  # fmt: skip
+    parts: Parts, state: State, saver: Saver, screen: Screen, stop: Stop, seconds: float = 0.0
+) -> State:
     """Train from `state.step` to the end of the plan.
 
     Model and optimizer already hold what was restored; `seconds` is the time of earlier attempts.
-    Only the main process has a `record`. Raises NonFiniteError for a loss or gradient that is no
-    number, StorageError for a checkpoint that cannot be written, Preempted when all have stopped.
+    Raises NonFiniteError for a loss or gradient that is no number, StorageError for checkpoints
+    that cannot be written, Preempted when all have stopped.
     """
     hparams, world, plan, recipe = parts.hparams, parts.world, parts.plan, parts.recipe
     settings, optimizer = parts.settings, parts.optimizer
@@ -50,7 +49,7 @@ def train(
     model, stepper = world.prepare(parts.model, optimizer, sync_batchnorm=hparams.sync_batchnorm)
     world.restore_scaler(state.scaler)
     buffers = StepAverage(parts.model, plan.accumulation, world.processes)
-    guard = Guard(world, plan)
+    guard = Guard(world, plan, optimizer)
     meter = Meter(world.device, seconds, world.process, world.processes, world.total)
     meter.restore(state.loss_sums, state.loss_count)
     micro_batches = feed(
@@ -60,15 +59,18 @@ def train(
     saved = time.monotonic()
 
     for step in range(state.step, plan.total_steps):
+        world.watch.begin_step(step)
         set_rates(parts, finite_factor(recipe.schedule(hparams, plan.progress(step)), step))
         buffers.begin_step()
         for remaining in reversed(range(plan.accumulation)):
             ticket, batch = _next(micro_batches, meter)
+            world.watch.beat()
             world.seed(_seeds(plan, ticket))  # for dropout
             buffers.begin_pass()
             with world.no_sync(model) if remaining else nullcontext():
                 with world.autocast():
                     loss = recipe.loss(model, batch)
+                world.watch.beat()  # before the exchange with other processes
                 world.backward(loss, 1 / plan.accumulation)
             buffers.end_pass()
             meter.add(loss)
@@ -88,29 +90,32 @@ def train(
             guard.on_log(state.step, mean)
             line = {"train/loss": mean, "train/lr": optimizer.param_groups[0]["lr"],
                     "train/grad_norm": norm.item(), **meter.pace()}  # fmt: skip
-            _note(record, screen, state, parts, meter, line)
+            _note(saver.record, screen, state, parts, meter, line)
             meter.restart()
         aside = time.monotonic()
         improved = False
         asked = stop.agreed(state.step)
         evaluating = due(state.step, every["evaluate"], plan.total_steps)
         saving = due(state.step, every["save"], plan.total_steps) or bool(asked)
-        if evaluating or saving:
-            guard.before_save(state.step, parameters)
         if evaluating:
+            guard.before_evaluation(state.step, parameters)
             state.scores = evaluate(parts)
             improved = state.note_best(settings.monitor)
-            _note(record, screen, state, parts, meter, state.scores)
+            _note(saver.record, screen, state, parts, meter, state.scores)
         if improved or saving:
-            _save(record, parts, state, meter)  # last, since it makes the lines above durable
+            guard.before_save()
+            state.loss_sums, state.loss_count = meter.losses()
+            saver.save(state)  # last, since it makes the lines above durable
             saved = time.monotonic()
         if asked is Asked.STOP and state.step < plan.total_steps:
+            saver.finish()
             raise Preempted(_stopped(stop, state, plan))
         if world.is_main:
             _ask_by_clock(stop, settings, meter, saved)
         meter.set_aside(time.monotonic() - aside)
         meter.first_step_done()
     stop.drain()
+    saver.finish()
     return state
 
 
@@ -123,11 +128,16 @@ def set_rates(parts: Parts, factor: float) -> None:
 def evaluate(parts: Parts) -> dict[str, float | None]:
     """The exact scores of the model as it is, on the test split, equal on every process."""
     world = parts.world
+
+    def before(seeds: list[int]) -> None:
+        world.watch.pulse()
+        world.seed(seeds)
+
     with world.inference():
         found = scores(
             parts.model, parts.recipe.metrics, parts.data, world.device, seed=parts.hparams.seed,
             process=world.process, processes=world.processes, total=world.total,
-            before=world.seed,
+            before=before,
         )  # fmt: skip
     return averages(found, parts.data)
 
@@ -173,17 +183,3 @@ def _stopped(stop: Stop, state: State, plan: Plan) -> str:
         f"{stop.why}: stopped after step {state.step} of {plan.total_steps}, and a checkpoint is "
         f"written. The same command continues."
     )
-
-
-def _save(record: Record | None, parts: Parts, state: State, meter: Meter) -> None:
-    """Write the checkpoint, then remove older ones; only the main process touches the disk."""
-    state.loss_sums, state.loss_count = meter.losses()
-    state.scaler = parts.world.scaler()
-    state.groups = group_changes(parts.optimizer, parts.groups)
-    if record is None:
-        return
-    record.sync()
-    checkpoint.save(record.folder, state.step, parts.model, parts.optimizer, vars(state))
-    record.status("running", step=state.step, committed=state.step)
-    best = [] if state.best is None else [state.best["step"]]
-    checkpoint.prune(record.folder, parts.settings.keep, pinned=[*best, state.step])

@@ -34,6 +34,7 @@ from launcher.build import Parts, build
 from launcher.launch import Launch
 from launcher.layers import from_argument
 from launcher.recipe import load
+from launcher.saver import Saver
 from launcher.screen import Screen
 from launcher.settings import resolve_hparams, resolve_run
 from launcher.state import State
@@ -60,7 +61,8 @@ def launcher_window(parts: Parts, steps: int) -> float:
     clock = Clock()
     plan = replace(parts.plan, epochs=1, samples=parts.plan.batch_size * (steps + 1))
     with Stop(1, str) as stop:
-        train(replace(parts, plan=plan), State(), None, clock, stop)
+        timed = replace(parts, plan=plan)
+        train(timed, State(), Saver(timed, None, clock), clock, stop)
     return steps * plan.batch_size / (clock.times[-1] - clock.times[0])
 
 

@@ -22,9 +22,10 @@ FLOORS: list[set[str]] = [
     | {"models", "models.lenet", "models.mlp", "models.resnet"}
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits", "sources.download"}
     | {"sources.mnist", "sources.synthetic"},
-    {"recipe", "checkpoint", "slots", "state", "record", "screen"},
-    {"stop", "strategy", "guard", "meter", "evaluate", "build", "train"},
-    {"describe", "explain", "run", "show", "help", "cli", "__main__", ""},
+    {"recipe", "checkpoint", "slots", "snapshot", "tensorfile", "state", "record", "screen"},
+    {"stop", "peers", "watch", "strategy", "agree", "guard", "meter", "evaluate", "build", "saver"}
+    | {"train"},
+    {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""},
 ]
 
 # A file may also import these from its own floor, and no others.
@@ -38,7 +39,9 @@ BESIDE: dict[str, set[str]] = {
     "storage": {"errors"},
     "launch": {"errors"},
     "request": {"launch", "layers", "settings"},
-    "checkpoint": {"slots"},
+    "checkpoint": {"slots", "snapshot", "tensorfile"},
+    "snapshot": {"slots"},
+    "record": {"checkpoint"},
     "augment": {"data"},
     "losses": {"data"},
     "metrics": {"data"},
@@ -50,10 +53,15 @@ BESIDE: dict[str, set[str]] = {
     "sources.digits": {"sources.arrays"},
     "sources.mnist": {"sources.arrays", "sources.download"},
     "sources.synthetic": {"sources.arrays"},
+    "watch": {"peers"},
+    "strategy": {"peers", "watch"},
+    "agree": {"strategy"},
     "guard": {"strategy"},
     "build": {"evaluate", "strategy"},
-    "train": {"build", "guard", "meter", "evaluate", "stop", "strategy"},
-    "run": {"describe", "explain"},
+    "saver": {"build", "guard"},
+    "train": {"build", "guard", "meter", "evaluate", "saver", "stop", "strategy"},
+    "resume": {"describe"},
+    "run": {"describe", "explain", "resume"},
     "show": {"describe", "run"},
     "cli": {"help", "show", "run"},
     "__main__": {"cli"},

@@ -215,16 +215,16 @@ def test_short_writes_and_reads_are_continued(
 
 
 def test_create_never_writes_over_a_file(folder: Path) -> None:
-    storage.create(folder / "a", b"first")
+    storage.create(folder / "a", [b"first"])
     with pytest.raises(StorageError, match="File exists"):
-        storage.create(folder / "a", b"second")
+        storage.create(folder / "a", [b"second"])
     assert (folder / "a").read_bytes() == b"first"
 
 
 def test_create_does_not_write_through_a_link(folder: Path) -> None:
     os.symlink(folder / "elsewhere", folder / "a")
     with pytest.raises(StorageError):
-        storage.create(folder / "a", b"x")
+        storage.create(folder / "a", [b"x"])
     assert not (folder / "elsewhere").exists()
 
 
@@ -233,7 +233,7 @@ def test_files_and_folders_are_private(folder: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         storage.make_folder(folder / "a" / "b")
-        storage.create(folder / "a" / "created", b"x")
+        storage.create(folder / "a" / "created", [b"x"])
         storage.replace(folder / "a" / "replaced", b"x")
         storage.Appender(folder / "a" / "appended", 0).close()
         storage.Lock(folder / "a" / "lock").release()
@@ -316,9 +316,9 @@ def _append(path: Path) -> None:
 
 
 OPERATIONS: list[tuple[str, Callable[[Path], object]]] = [
-    ("open", lambda path: storage.create(path / "new", b"x")),
-    ("write", lambda path: storage.create(path / "new", b"x")),
-    ("fsync", lambda path: storage.create(path / "new", b"x")),
+    ("open", lambda path: storage.create(path / "new", [b"x"])),
+    ("write", lambda path: storage.create(path / "new", [b"x"])),
+    ("fsync", lambda path: storage.create(path / "new", [b"x"])),
     ("open", lambda path: storage.read(path / "file")),
     ("read", lambda path: storage.read(path / "file")),
     ("mkdir", lambda path: storage.make_folder(path / "new")),
@@ -367,7 +367,7 @@ def test_an_appender_that_cannot_cut_its_file_leaves_it_closed(
 def test_a_full_disk_comes_with_advice(folder: Path, use: Callable[[storage.Disk], None]) -> None:
     use(FailingDisk("write", 1, errno.ENOSPC))
     with pytest.raises(StorageError, match="Free some space"):
-        storage.create(folder / "a", b"x")
+        storage.create(folder / "a", [b"x"])
 
 
 # ── read ─────────────────────────────────────────────────────────────────────────────────────────

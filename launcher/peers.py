@@ -1,0 +1,147 @@
+"""What the processes of a run tell each other beside training: that they live, and why one failed.
+
+When a process dies, the others only learn that a connection was closed. So each keeps an entry in
+the store through which they met: where it runs and how far it is. The first to fail leaves a note
+there. Whoever loses its peers reads the note, or finds who is gone.
+
+The entries are JSON, and nothing in them is ever executed.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from launcher.errors import LauncherError
+
+_FAILURE: Final = "failure"
+_MOST_TEXT: Final = 20_000
+GONE_AFTER: Final = 5.0
+"""Seconds without a sign of life after which a process on another machine counts as gone."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a process ended: what its refusal says, for the others to show."""
+
+    process: int
+    code: int
+    title: str
+    problems: list[str]
+    frames: str
+
+    def error(self) -> LauncherError:
+        """The refusal of the other process, as one of this process."""
+        error = LauncherError(*self.problems)
+        error.code, error.title = self.code, self.title
+        error.frames, error.process = self.frames, self.process
+        return error
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A process as it last showed itself."""
+
+    pid: int
+    host: str
+    beats: int
+    """Parts of steps that it has done: the one with the fewest is waited for."""
+    step: int
+    number: int
+    """Of the sign: one that stays the same is no sign of life."""
+
+
+class Peers:
+    """This process's view of all. Only for several processes that have met."""
+
+    def __init__(self, process: int, processes: int) -> None:
+        """Raises RuntimeError (of torch) when the store cannot be reached."""
+        self.process, self.processes = process, processes
+        # A connection of our own: torch's may be waiting in another thread.
+        store = TCPStore(
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
+            wait_for_workers=False, timeout=timedelta(seconds=10),
+        )  # fmt: skip
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = PrefixStore(f"launcher/{restart}", store)
+        self._number = 0
+
+    def show(self, beats: int, step: int) -> None:
+        """Leave a sign of life."""
+        self._number += 1
+        sign = Sign(os.getpid(), socket.gethostname(), beats, step, self._number)
+        self._store.set(f"sign/{self.process}", json.dumps(asdict(sign)))
+
+    def fail(self, error: BaseException, code: int, frames: str) -> None:
+        """Leave the note on why this process ends, unless another one was first."""
+        failure = Failure(
+            self.process, code, getattr(error, "title", "bug"),
+            [str(text)[:_MOST_TEXT] for text in getattr(error, "problems", (repr(error),))],
+            frames[-_MOST_TEXT:],
+        )  # fmt: skip
+        self._store.compare_set(_FAILURE, "", json.dumps(asdict(failure)))
+
+    def failure(self) -> Failure | None:
+        """The note of the process that failed first, if there is one."""
+        found = self._read(_FAILURE)
+        return None if found is None else Failure(**found)
+
+    def wait_for_failure(self, seconds: float) -> Failure | None:
+        """The same, given some time: the one that failed may still be writing it."""
+        deadline = time.monotonic() + seconds
+        while (failure := self.failure()) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return failure
+
+    def signs(self) -> dict[int, Sign]:
+        """Every process that has shown itself."""
+        found = {number: self._read(f"sign/{number}") for number in range(self.processes)}
+        return {number: Sign(**sign) for number, sign in found.items() if sign is not None}
+
+    def gone(self) -> dict[int, str]:
+        """The processes that live no more, with where they were. Takes some seconds for those on
+        other machines."""
+        before = self.signs()
+        here = socket.gethostname()
+        gone = {n: _where(sign) for n, sign in before.items()
+                if sign.host == here and not _lives(sign.pid)}  # fmt: skip
+        if gone or self.processes == len([s for s in before.values() if s.host == here]):
+            return gone
+        time.sleep(GONE_AFTER)
+        after = self.signs()
+        return {n: _where(sign) for n, sign in after.items()
+                if before.get(n) == sign and n != self.process}  # fmt: skip
+
+    def behind(self, beats: int) -> dict[int, str]:
+        """The processes that have done less than this one: the others wait for them."""
+        return {n: _where(sign) for n, sign in self.signs().items()
+                if n != self.process and sign.beats < beats}  # fmt: skip
+
+    def _read(self, key: str) -> Mapping[str, Any] | None:
+        if not self._store.check([key]):
+            return None
+        found: Mapping[str, Any] = json.loads(self._store.get(key))
+        return found
+
+
+def _where(sign: Sign) -> str:
+    return f"pid {sign.pid} on {sign.host}, in step {sign.step + 1}"
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process of this machine is there and more than an entry that waits for its parent
+    to look."""
+    try:
+        about = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return not Path("/proc/self/stat").exists()  # not Linux: nobody can tell
+    except OSError:
+        return True
+    return about.rpartition(")")[2].split()[0] not in "ZX"

@@ -1,0 +1,149 @@
+"""Whether a run continues, and from where.
+
+What an earlier attempt left in the run folder is read, and refused if this command would not go on
+with the same thing; then the newest whole checkpoint, or the one that was asked for, is taken.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from launcher import checkpoint, describe, record, settings
+from launcher.build import Parts
+from launcher.checkpoint import Checkpoint
+from launcher.errors import CheckpointError, SettingsError, did_you_mean, listed
+from launcher.layers import scalar
+from launcher.recipe import Loaded
+from launcher.record import Record
+from launcher.request import Request
+from launcher.screen import Screen
+from launcher.settings import Hparams
+from launcher.state import State
+
+FINISHED: Final = -1
+MOST_FAILURES: Final = 3
+"""Attempts in a row that may fail without a new checkpoint, before the run is not tried again."""
+
+
+def identify(request: Request, loaded: Loaded, hparams: Hparams) -> dict[str, Any]:
+    """What is learned: what must be equal when the run continues, but for what --allow-change
+    names. Raises SettingsError when that names nothing."""
+    identity = {"recipe": loaded.sha256, **settings.as_json(hparams)}
+    for key in request.allow_change:
+        if key not in [*identity, "data"]:
+            near = did_you_mean(key, [*identity, "data"])
+            raise SettingsError(f"--allow-change {key}: there is no such hyperparameter.{near}")
+    return identity
+
+
+def earlier(request: Request, identity: Mapping[str, Any]) -> int:
+    """What an earlier attempt left in the run folder: the micro-batch size that it took, FINISHED
+    when nothing is left to do, else 0.
+
+    Raises CheckpointError when this command may not continue it: it learned something else, or
+    failed again and again, or should not be there.
+    """
+    before = record.read_json(request.folder / "run.json")
+    if not before or request.fresh:
+        if request.resume == "must" or isinstance(request.resume, int):
+            raise CheckpointError(
+                f"--resume {request.resume}: {request.label} holds no run to continue. Leave "
+                f"--resume out to begin one, or check name= and the settings that the name is made "
+                f"of."
+            )
+        return 0
+    if request.resume == "never":
+        raise CheckpointError(
+            f"--resume never: {request.label} holds a run. Give another name=, or --fresh to move "
+            f"it into an archive folder and start again."
+        )
+    changed = refuse_changes(request, before.get("identity", {}), identity)
+    status = record.read_json(request.folder / "status.json")
+    if status.get("state") == "finished" and not changed and not isinstance(request.resume, int):
+        return FINISHED
+    if request.resume == "auto" and status.get("failures", 0) >= MOST_FAILURES:
+        raise CheckpointError(
+            f"the run in {request.label} failed {status['failures']} times after step "
+            f"{status['last_committed_step'] or 0}, the last time with: {status['reason']} Another "
+            f"attempt would most likely end there too. Mend the cause, and give --resume must to "
+            f"try again."
+        )
+    return int(before.get("micro_batch_size") or 0)
+
+
+def refuse_changes(
+    request: Request, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> list[str]:
+    """The keys that differ and that --allow-change names.
+
+    Raises CheckpointError when the run would learn something else than in its earlier attempts.
+    """
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if refused := [key for key in changed if key not in request.allow_change]:
+        differences = [
+            "the recipe file is another than it was"
+            if key == "recipe"
+            else f"{key} was {scalar(before.get(key))} and is now {scalar(now.get(key))}"
+            for key in refused
+        ]
+        allow = " ".join(f"--allow-change {key}" for key in changed)
+        raise CheckpointError(
+            f"the run in {request.label} learns something else: {'; '.join(differences)}. Give "
+            f"another name= for a new run, --fresh to start this one again, or {allow} to go on "
+            f"with the change."
+        )
+    return changed
+
+
+def refuse_other_data(request: Request, parts: Parts) -> None:
+    """Raises CheckpointError when the samples are not those of the run's earlier attempts."""
+    before = record.read_json(request.folder / "run.json").get("data")
+    if before in (None, describe.data(parts)) or request.fresh or "data" in request.allow_change:
+        return
+    raise CheckpointError(
+        f"the data is not what the run in {request.label} was begun with: its content differs. "
+        f"Put the old data back, give another name= or --fresh, or --allow-change data to go on."
+    )
+
+
+def newest(request: Request, account: Record, screen: Screen) -> Checkpoint | None:
+    """With the folder locked: the checkpoint to continue from, None for a start."""
+    if request.fresh and (archive := account.archive()):
+        screen.line(f"the earlier run was moved to {request.label / archive.name}")
+    checkpoint.tidy(account.folder)
+    if isinstance(request.resume, int):
+        return _at(request.resume, request, account, screen)
+    found, skipped = checkpoint.newest(account.folder)
+    for step, sentence in skipped.items():
+        checkpoint.set_aside(account.folder, step)
+        screen.line(f"set aside: {sentence}")
+    if found is not None and request.resume == "never":
+        raise CheckpointError(f"--resume never: {account.folder} holds checkpoints.")
+    if found is None and request.resume == "must":
+        raise CheckpointError(f"--resume must: {account.folder} holds no checkpoint.")
+    return found
+
+
+def _at(step: int, request: Request, account: Record, screen: Screen) -> Checkpoint:
+    """The checkpoint of one step; later ones belong to a past that is left."""
+    there = checkpoint.steps(account.folder)
+    if step not in there:
+        raise CheckpointError(
+            f"--resume {step}: {request.label} has no checkpoint of that step. It has: "
+            f"{listed(there) or 'none'}."
+        )
+    found = checkpoint.read(account.folder, step)
+    if archive := account.go_back_to(step):
+        screen.line(f"later checkpoints were moved to {request.label / archive.name}")
+    return found
+
+
+def restored(parts: Parts, found: Checkpoint | None, step: int) -> State:
+    """The state at a step, with weights and optimizer loaded. The main process has `found` the
+    checkpoint, and the others get its bytes: they need not see its disk."""
+    names = (*checkpoint.FILES, "manifest.json", "COMMIT")
+    files = {name: parts.world.share(found.files[name] if found else b"") for name in names}
+    found = found or checkpoint.parse(files, step)
+    checkpoint.restore(found, parts.model, parts.optimizer)
+    for group, changes in zip(parts.optimizer.param_groups, found.state["groups"], strict=False):
+        group.update(changes)
+    return State(**found.state)
