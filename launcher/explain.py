@@ -26,6 +26,8 @@ from launcher.settings import Hparams
 from launcher.strategy import RefusedElsewhere, World
 from launcher.watch import Watch
 
+_PATIENCE = 2.0
+"""Seconds to wait for a word of the process that is gone."""
 _HERE = Path(__file__).resolve().parent
 # What a recipe is made of: an error in these is about what the recipe gave them.
 _PARTS_OF_RECIPES = ("augment.py", "data.py", "losses.py", "metrics.py", "optim.py", "schedules.py")
@@ -68,14 +70,14 @@ def cause(world: World, reason: BaseException) -> BaseException:
             if not isinstance(reason, LauncherError):
                 frames = "".join(traceback.format_exception(reason))
             peers.fail(reason, exit_code(reason), frames)
-        failure = peers.wait_for_failure(2.0)
-        if failure is not None and failure.process != world.process:
-            return failure.error() if world.is_main else RefusedElsewhere(failure.code)
-        if isinstance(reason, DistributedError):
+        elif not peers.wait_for_failure(_PATIENCE):
             return _without_a_word(world.watch, peers, reason)
+        failure = peers.failure()
+        if failure is None or (failure.process == world.process and world.is_main):
+            return reason
+        return failure.error() if world.is_main else RefusedElsewhere(failure.code)
     except (RuntimeError, OSError):  # the store is gone with the launcher
-        pass
-    return reason
+        return reason
 
 
 def _without_a_word(watch: Watch, peers: Peers, reason: DistributedError) -> DistributedError:

@@ -94,11 +94,13 @@ class Peers:
         return None if found is None else Failure(**found)
 
     def wait_for_failure(self, seconds: float) -> Failure | None:
-        """The same, given some time: the one that failed may still be writing it."""
+        """The same, given some time, but not for a process that is gone and left none."""
         deadline = time.monotonic() + seconds
-        while (failure := self.failure()) is None and time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self._gone_here():
+            if failure := self.failure():
+                return failure
             time.sleep(0.05)
-        return failure
+        return self.failure()
 
     def signs(self) -> dict[int, Sign]:
         """Every process that has shown itself."""
@@ -108,16 +110,19 @@ class Peers:
     def gone(self) -> dict[int, str]:
         """The processes that live no more, with where they were. Takes some seconds for those on
         other machines."""
-        before = self.signs()
         here = socket.gethostname()
-        gone = {n: _where(sign) for n, sign in before.items()
-                if sign.host == here and not _lives(sign.pid)}  # fmt: skip
-        if gone or self.processes == len([s for s in before.values() if s.host == here]):
+        before = self.signs()
+        gone = self._gone_here()
+        if gone or all(sign.host == here for sign in before.values()):
             return gone
         time.sleep(GONE_AFTER)
         after = self.signs()
         return {n: _where(sign) for n, sign in after.items()
                 if before.get(n) == sign and n != self.process}  # fmt: skip
+
+    def _gone_here(self) -> dict[int, str]:
+        return {n: _where(sign) for n, sign in self.signs().items()
+                if sign.host == socket.gethostname() and not _lives(sign.pid)}  # fmt: skip
 
     def behind(self, beats: int) -> dict[int, str]:
         """The processes that have done less than this one: the others wait for them."""
@@ -132,7 +137,7 @@ class Peers:
 
 
 def _where(sign: Sign) -> str:
-    return f"pid {sign.pid} on {sign.host}, in step {sign.step + 1}"
+    return f"pid {sign.pid} on {sign.host}, last seen in step {sign.step + 1}"
 
 
 def _lives(pid: int) -> bool:

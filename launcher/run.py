@@ -99,11 +99,10 @@ def attempt(
         seconds = account.begin(parts.loaded.source, run, state.records)
     describe.banner(screen, request, parts, state.step)
     screen.start(parts.plan.total_steps, state.step)
-    timeout = request.settings.timeout
-    with (
-        Stop(world.processes, lambda: farewell(request), timeout) as stop,
-        Saver(parts, account, screen) as saver,
-    ):
+    # Signals are taken until the end: a launcher that lost a process sends one to all others.
+    stop = Stop(world.processes, lambda: farewell(request), request.settings.timeout)
+    held.enter_context(stop)
+    with Saver(parts, account, screen) as saver:
         train(parts, state, saver, screen, stop, seconds)
     screen.stop()
     if account is not None:

@@ -106,6 +106,8 @@ class Saver:
             if not self._warned:
                 self._screen.line(f"warning: {error} Training goes on.")
             self._warned = True
+        except BaseException as error:
+            self._error = error
 
 
 def _missed(record: Record, snapshot: Snapshot, error: StorageError) -> str:

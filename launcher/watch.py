@@ -21,8 +21,9 @@ from launcher.peers import Failure, Peers
 
 _LOOK: Final = 0.5
 """Seconds between two looks."""
-GRACE: Final = 5.0
-"""Seconds that a process has to end by itself, after another one has failed."""
+GRACE: Final = 3.0
+"""Seconds that a process has to end by itself, after another one has failed or an exchange with it
+has timed out."""
 
 
 class Watch:
@@ -93,7 +94,7 @@ class Watch:
                 failed_at = failed_at or now
                 if now - failed_at > GRACE:
                     self._end(failure.error(), failure.code, stacks=False)
-            elif now - since > self.timeout:
+            elif now - since > self.timeout + GRACE * (self.peers is not None):
                 self._end(DistributedError(self._stuck(now - since)), DistributedError.code)
             elif now - since > self.timeout / 4 and not warned and (who := self._slow()):
                 warned = True

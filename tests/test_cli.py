@@ -80,7 +80,7 @@ def left() -> list[str]:
         (["r.py", "precision=fp16"], "precision=fp16 needs a GPU"),
         (["r.py", "strategy=dp"], "strategy=dp needs one process that sees two or more GPUs"),
         (["r.py", "--epochs", "3"], "unrecognized arguments: --epochs"),
-        (["r.py", "--resume", "maybe"], "invalid choice: 'maybe'"),
+        (["r.py", "--resume", "maybe"], "--resume maybe: give auto, must, never or the step"),
         (["--json"], "no recipe is given"),
         (["r.py", "epochs"], "'epochs' is neither a switch nor a setting"),
     ],

@@ -361,6 +361,7 @@ WITHOUT_DOCSTRING = {
     | {"Plan.total_steps"},
     "recipe": {"Loaded.sha256"},
     "record": {"Record.close"},
+    "snapshot": {"Snapshot.nbytes"},
     "sources.arrays": {"Arrays.fingerprint", "Arrays.nbytes"},
     "storage": {  # one call of the operating system each
         "Disk.open",
@@ -374,8 +375,7 @@ WITHOUT_DOCSTRING = {
         "Disk.mkdir",
         "Disk.rmdir",
         "Disk.listdir",
-        "Appender.write",
-        "Appender.sync",
+        "Disk.free",
         "Appender.close",
         "Lock.release",
     },

@@ -14,6 +14,7 @@ from launcher.plan import Plan
 from launcher.settings import Hparams, RunSettings
 from launcher.strategy import World, connect
 
+OPTIMIZER = torch.optim.SGD([torch.zeros(1)])
 PLAN = Plan(seed=0, epochs=3, samples=10, batch_size=4, micro_batch_size=4)
 
 
@@ -76,14 +77,14 @@ def refused(step: int) -> str:
 def test_on_the_host_a_step_is_refused_at_once_with_its_samples(
     world: World, value: float, step: int
 ) -> None:
-    guard = Guard(world, PLAN)
+    guard = Guard(world, PLAN, OPTIMIZER)
     guard.before_update(step, torch.tensor(1e30))
     with pytest.raises(NonFiniteError, match=re.escape(refused(step))):
         guard.before_update(step, torch.tensor(value))
 
 
 def test_elsewhere_the_first_bad_step_is_named_at_the_next_line_of_metrics(world: World) -> None:
-    guard = Guard(world, PLAN)
+    guard = Guard(world, PLAN, OPTIMIZER)
     guard._at_once = False  # as on a GPU
     for step, norm in enumerate((1.0, float("nan"), 1.0, float("inf"))):
         guard.before_update(step, torch.tensor(norm))
@@ -92,7 +93,7 @@ def test_elsewhere_the_first_bad_step_is_named_at_the_next_line_of_metrics(world
 
 
 def test_elsewhere_finite_steps_pass(world: World) -> None:
-    guard = Guard(world, PLAN)
+    guard = Guard(world, PLAN, OPTIMIZER)
     guard._at_once = False
     for step in range(4):
         guard.before_update(step, torch.tensor(1e30))
@@ -101,12 +102,12 @@ def test_elsewhere_finite_steps_pass(world: World) -> None:
 
 def test_a_mean_loss_that_is_not_finite_is_refused(world: World) -> None:
     with pytest.raises(NonFiniteError, match=r"in step 4 \(epoch 2\)"):
-        Guard(world, PLAN).on_log(4, float("nan"))
+        Guard(world, PLAN, OPTIMIZER).on_log(4, float("nan"))
 
 
 def test_fifty_steps_left_out_in_a_row_are_refused(world: World) -> None:
     plan = Plan(seed=0, epochs=100, samples=10, batch_size=4, micro_batch_size=4)
-    guard = Guard(world, plan)
+    guard = Guard(world, plan, OPTIMIZER)
     for step in range(MOST_SKIPPED - 1):
         guard.after_update(step, skipped=True)
     guard.after_update(MOST_SKIPPED - 1, skipped=False)

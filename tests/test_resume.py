@@ -217,20 +217,44 @@ def test_a_run_that_was_killed_at_the_disk_ends_as_if_it_was_not(
     assert wrong == []
 
 
-def test_a_disk_that_says_no_ends_the_run_and_the_same_command_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
+class Full(storage.Disk):
+    """A disk without room for the checkpoints of some steps."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    def mkdir(self, path: Path) -> None:
+        if any(path.name.startswith(f".tmp-{step:012d}") for step in self.steps):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().mkdir(path)
+
+
+def test_a_full_disk_in_the_middle_is_said_and_outlived(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """C1: two misses in a row, and then it goes."""
     expected = uninterrupted("checkpoint_every=5")
+    monkeypatch.setattr(storage, "disk", Full(5, 10))
+    start("checkpoint_every=5")
+    assert outcome() == expected
+    shown = capsys.readouterr().out
+    for step in (5, 10):
+        assert f"the checkpoint of step {step} was not written" in shown
+    assert "No space left" in shown
+    assert "MB are free" in shown
+    assert "step=15 committed" in shown
 
-    class Full(storage.Disk):
-        def mkdir(self, path: Path) -> None:
-            if ".tmp-000000000010" in path.name:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            super().mkdir(path)
 
-    monkeypatch.setattr(storage, "disk", Full())
+@pytest.mark.parametrize(("steps", "whole"), [((10, 15, 16), 5), ((32,), 30)])
+def test_three_misses_or_the_last_one_end_the_run_and_the_same_command_goes_on(
+    monkeypatch: pytest.MonkeyPatch, steps: tuple[int, ...], whole: int
+) -> None:
+    """C1: loud at the end."""
+    expected = uninterrupted("checkpoint_every=5")
+    monkeypatch.setattr(storage, "disk", Full(*steps))
     start("checkpoint_every=5", code=7)
-    assert committed() == 5
+    assert committed() == whole
+    assert json.loads((RUN / "status.json").read_text())["state"] == "failed"
     monkeypatch.setattr(storage, "disk", storage.Disk())
     start("checkpoint_every=5")
     assert outcome() == expected
