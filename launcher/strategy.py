@@ -21,6 +21,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
 )
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 from torch.optim import Optimizer
 
 from launcher.errors import DistributedError, LauncherError, SettingsError
@@ -222,6 +223,8 @@ def connect(launch: Launch, hparams: Hparams, settings: RunSettings) -> World:
     threads = _set_threads(launch, settings, cpu)
     timeout = timedelta(seconds=settings.timeout)
     try:
+        if cpu and launch.processes > 1:
+            _meet(launch, timeout)
         accelerator = _accelerator(cpu, "no" if devices > 1 else precision, timeout)
         several = accelerator.num_processes > 1
         peers = Peers(accelerator.process_index, accelerator.num_processes) if several else None
@@ -237,6 +240,22 @@ def connect(launch: Launch, hparams: Hparams, settings: RunSettings) -> World:
     kind: Kind = "DDP" if several else "DataParallel" if devices > 1 else "one process"
     watch = Watch(settings.timeout, int(accelerator.process_index), peers)
     return World(accelerator, kind, precision, devices, threads, watch)
+
+
+def _meet(launch: Launch, patience: timedelta) -> None:
+    """Form the process group, before Accelerate would.
+
+    An agent that starts the processes anew (`--max-restarts`) keeps its store, and gloo would find
+    the addresses of those that are gone: in 3 of 6 trials it did. So each start has its own keys.
+    """
+    store, process, processes = next(rendezvous(
+        "env://", launch.process, launch.processes, timeout=patience
+    ))  # fmt: skip
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    torch.distributed.init_process_group(
+        "gloo", store=PrefixStore(f"start/{restart}", store),
+        rank=process, world_size=processes, timeout=patience,
+    )  # fmt: skip
 
 
 def _accelerator(cpu: bool, precision: str, timeout: timedelta) -> Accelerator:
