@@ -111,10 +111,8 @@ def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device
     """
     batches = {}
     for part in ("train", "test"):
-        try:
+        with recipes.blamed(loaded.path, f"making a {part} batch"):
             batches[part] = _sample(data, part, device)
-        except (Exception, SystemExit) as error:
-            raise recipes.blame(loaded.path, error, f"making a {part} batch") from error
     hook = model.register_forward_hook(_OutputCheck(loaded, data, batches["train"]))
     try:
         with evaluating(model):

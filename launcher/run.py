@@ -45,6 +45,7 @@ def execute(request: Request) -> None:
         describe.closing(screen, request)
         return
     world = connect(request.launch, hparams, request.settings)
+    parts: Parts | None = None
     try:
         parts = build(loaded, hparams, request.settings, world, before.get("micro_batch_size"))
         if request.dry_run:
@@ -52,7 +53,7 @@ def execute(request: Request) -> None:
         else:
             attempt(request, parts, origins, identity, screen)
     except BaseException as error:
-        reason = explained(loaded, hparams, error)
+        reason = explained(loaded, hparams, parts, error)
         if reason is error:
             raise
         raise reason from error
@@ -152,7 +153,7 @@ def attempt(
     except BaseException as error:
         screen.stop()
         if account is not None:
-            reason = explained(parts.loaded, parts.hparams, error)
+            reason = explained(parts.loaded, parts.hparams, parts, error)
             account.failed(reason, exit_code(reason))
         raise
     finally:
