@@ -102,8 +102,8 @@ def test_nan_in_one_of_two_processes_stops_both_at_the_same_step(
         "MemoryError('Unable to allocate 3 GiB')",
         "torch.OutOfMemoryError",
         "torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')",
-        "RuntimeError('[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can\\'t allocate '"
-        "'memory: you tried to allocate 9 bytes.')",
+        "RuntimeError('[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can\\'t '"
+        "'allocate memory: you tried to allocate 9 bytes.')",
     ],
 )
 def test_memory_that_runs_out_ends_with_10_and_the_sizes(
