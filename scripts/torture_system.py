@@ -61,7 +61,7 @@ def _row(name: str, fault: Fault, seed: int, count: int) -> Row:
     except Skipped as why:
         result, done, violations = f"skipped: {why}", 0, 0
     except (Violation, OSError) as broken:
-        result, done, violations = f"{broken}", 1, 1
+        result, done, violations = " ".join(str(broken).split())[:300], 1, 1
     return Row(name, what, done, violations, f"{result} ({time.monotonic() - began:.0f} s)")
 
 
