@@ -107,13 +107,13 @@ def out_of_memory(folder: Path, rng: random.Random, count: int) -> str:
 
 
 def few_of_everything(folder: Path, rng: random.Random, count: int) -> str:
-    """E7: 9 file descriptors, then 64, then one process (ulimit)"""
+    """E7: 5 file descriptors, then 64, then one process (ulimit)"""
     commit = expected(folder, "epochs=10")
     said = []
     code, output = run(folder)
     holds(code == 0, f"a run without a limit ended with {code}")
     more = ("epochs=10", "--allow-change", "epochs")
-    for limit in ("-n 9", "-n 64", "-u 1"):
+    for limit in ("-n 5", "-n 64", "-u 1"):
         by: tuple[str, ...] = ("bash", "-c", f'ulimit {limit}; exec "$@"', "-")
         if limit == "-u 1" and os.getuid() == 0:
             said.append("-u: root has no such limit")
