@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from launcher import checkpoint, cli
+from launcher import checkpoint, cli, storage
 from launcher.errors import SettingsError
 
 RUN = Path("checkpoints/r")
@@ -234,3 +234,29 @@ def test_a_change_that_was_allowed_is_in_the_account_of_the_attempts() -> None:
     document = json.loads((RUN / "run.json").read_text())
     assert [attempt["identity"]["lr"] for attempt in document["attempts"]] == [0.05, 0.01]
     assert document["exact"] is False
+
+
+@pytest.mark.parametrize("call", range(7, 19))
+def test_a_change_that_is_cut_off_while_it_is_noted_is_made_by_the_same_command(
+    call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F8: the finished run of before is never taken for the longer one, whichever call to the disk
+    is the last."""
+
+    class Dies(storage.Disk):
+        left = call
+
+        def __getattribute__(self, name: str) -> object:
+            if name in ("write", "rename", "fsync", "mkdir", "truncate"):
+                if Dies.left == 0:
+                    raise KeyboardInterrupt
+                Dies.left -= 1
+            return super().__getattribute__(name)
+
+    more = ("epochs=3", "--allow-change", "epochs")
+    assert run() == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "disk", Dies())
+        assert run("", *more) == 130
+    assert run("", *more) == 0
+    assert (status()["state"], status()["step"]) == ("finished", 12)
