@@ -84,8 +84,8 @@ def build(
     torch.manual_seed(rng.torch_seed(hparams.seed))
     model: nn.Module = recipes.call(loaded, "model", nn.Module, hparams, data)
     model = model.to(world.device)
+    _check_model(loaded, model)
     optimizer: Optimizer = recipes.call(loaded, "optimizer", Optimizer, hparams, model)
-    _check_state(loaded, model)
     _check_optimizer(loaded, model, optimizer)
     recipes.call(loaded, "schedule", float, hparams, plan.progress(0))
     resident = _resident(settings, data, world.device)
@@ -111,10 +111,9 @@ def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device
     """
     batches = {}
     for part in ("train", "test"):
-        try:
+        with recipes.blamed(loaded.path, f"making a {part} batch"):
             batches[part] = _sample(data, part, device)
-        except (Exception, SystemExit) as error:
-            raise recipes.blame(loaded.path, error, f"making a {part} batch") from error
+        _check_batch(data, part, batches[part])
     hook = model.register_forward_hook(_OutputCheck(loaded, data, batches["train"]))
     try:
         with evaluating(model):
@@ -130,6 +129,21 @@ def _sample(data: Data, part: str, device: torch.device) -> Batch:
     split = data.train if part == "train" else data.test
     index = np.arange(min(2, len(split.source)), dtype=np.int64)
     return assemble(data, split, index, SampleRng(0, 0, index), device)
+
+
+def _check_batch(data: Data, part: str, batch: Batch) -> None:
+    for name, value in batch.items():
+        if value.is_floating_point():
+            bad = ~value.isfinite().reshape(len(value), -1).all(1)
+        elif name == "label" and data.classes:
+            bad = (value < 0) | (value >= len(data.classes))
+        else:
+            continue
+        for sample in bad.nonzero().flatten().tolist():
+            what = "is not finite when it reaches the model: look at it, its transform and prepare"
+            if name == "label":
+                what = f"has label {value[sample]}, but there are {len(data.classes)} classes"
+            raise DataError(f"sample {sample} of the {part} split {what}.")
 
 
 class _OutputCheck:
@@ -168,7 +182,9 @@ def _check_sources(loaded: Loaded, data: Data) -> None:
             raise RecipeError(f"the {part} source of {loaded.path} has no fingerprint, a text.")
 
 
-def _check_state(loaded: Loaded, model: nn.Module) -> None:
+def _check_model(loaded: Loaded, model: nn.Module) -> None:
+    if not any(p.requires_grad for p in model.parameters()):
+        raise RecipeError(f"recipe.model in {loaded.path} has no parameter that can be trained.")
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor):
             raise RecipeError(
@@ -179,9 +195,12 @@ def _check_state(loaded: Loaded, model: nn.Module) -> None:
 
 def _check_optimizer(loaded: Loaded, model: nn.Module, optimizer: Optimizer) -> None:
     trained = {id(p) for p in model.parameters() if p.requires_grad}
-    if not trained:
-        raise RecipeError(f"recipe.model in {loaded.path} has no parameter that can be trained.")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not trained & held:
+        raise RecipeError(
+            f"recipe.optimizer in {loaded.path} holds no parameter of the model that can be "
+            f"trained: give it model.parameters()."
+        )
     own = {id(p): name for name, p in model.named_parameters()}
     if foreign := held - own.keys():
         raise RecipeError(

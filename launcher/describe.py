@@ -4,11 +4,12 @@ import platform
 import socket
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from launcher import record, settings
+from launcher import record, settings, storage
 from launcher.build import Parts
 from launcher.launch import hidden_config
 from launcher.request import Request
@@ -128,6 +129,11 @@ def remarks(parts: Parts, request: Request) -> list[str]:
     hidden = hidden_config()
     if hidden and request.launch.command == "accelerate launch":
         found.append(f"accelerate launch may have read {hidden}: --config_file says which is meant")
+    found += [
+        f"{path} can be changed by {who}: chmod o-w, or see whose it is"
+        for path in (request.path, request.folder, Path(request.settings.data_dir))
+        if (who := storage.exposed(path))
+    ]
     if parts.world.kind == "DataParallel":
         found.append(
             "several GPUs in one process: DDP is faster, accelerate launch --config_file "

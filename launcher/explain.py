@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
+from launcher.build import Parts
 from launcher.errors import (
     BUG,
     INTERRUPTED,
@@ -21,7 +20,7 @@ from launcher.errors import (
 )
 from launcher.layers import scalar
 from launcher.peers import Peers
-from launcher.recipe import Loaded, blame
+from launcher.recipe import Loaded, blame, out_of_memory
 from launcher.settings import Hparams
 from launcher.strategy import RefusedElsewhere, World
 from launcher.watch import Watch
@@ -33,16 +32,20 @@ _HERE = Path(__file__).resolve().parent
 _PARTS_OF_RECIPES = ("augment.py", "data.py", "losses.py", "metrics.py", "optim.py", "schedules.py")
 
 
-def explained(loaded: Loaded, hparams: Hparams, error: BaseException) -> BaseException:
+def explained(
+    loaded: Loaded, hparams: Hparams, parts: Parts | None, error: BaseException
+) -> BaseException:
     """A refusal for what the device, another process or the recipe's code raised; anything else as
-    it is: a refusal already, an interrupt, or a bug of ours."""
+    it is: a refusal already, an interrupt, or a bug of ours. `parts` is None before it is built."""
     if isinstance(error, LauncherError) or not isinstance(error, Exception | SystemExit):
         return error
-    if isinstance(error, torch.OutOfMemoryError):
+    if out_of_memory(error):
+        size = parts.plan.micro_batch_size if parts else hparams.micro_batch_size
+        shape = f" (inputs of shape {(size, *parts.data.shape)})" if parts else ""
         return OutOfMemoryError(
-            f"out of memory with micro_batch_size={scalar(hparams.micro_batch_size)} and "
-            f"batch_size={hparams.batch_size}: {error} Give a smaller micro_batch_size=; the "
-            f"gradient stays that of the whole batch."
+            f"out of memory with micro_batch_size={scalar(size)}{shape} and batch_size="
+            f"{hparams.batch_size}: {f'{error}' or type(error).__name__} Give a smaller "
+            f"micro_batch_size=; the gradient stays that of the whole batch."
         )
     text = str(error)
     if isinstance(error, RuntimeError) and ("gloo" in text or "NCCL" in text):

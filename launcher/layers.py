@@ -17,6 +17,8 @@ import yaml
 from launcher.errors import SettingsError, did_you_mean
 
 MOST_BYTES = 1 << 20
+DEEPEST = 32
+"""Brackets within brackets: a YAML parser takes minutes for thousands."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,13 @@ def _entries(text: str, path: Path) -> Iterator[Given]:
 
 
 def _refuse_references(text: str, source: str) -> None:
+    depth = 0
     for event in yaml.parse(text, _Loader):
         place = f"{source}:{_line(event.start_mark)}"
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise SettingsError(f"{place}: lists within lists, more than {DEEPEST} deep.")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise SettingsError(f"{place}: anchors and aliases are not used here.")
         if tag := getattr(event, "tag", None):

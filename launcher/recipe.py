@@ -116,7 +116,7 @@ def load(path: Path) -> Loaded:
     assert spec is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    with _blamed(path, "the recipe"):
+    with blamed(path, "the recipe"):
         exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))  # noqa: S102
     return Loaded(_recipe_of(module, path), path, source)
 
@@ -134,7 +134,7 @@ def _recipe_of(module: ModuleType, path: Path) -> Recipe[Any]:
 def call(loaded: Loaded, name: str, kind: type[Any], *arguments: Any) -> Any:
     """Call one of the recipe's functions. Raises RecipeError when it raises, or when what it
     returns is no `kind`."""
-    with _blamed(loaded.path, f"recipe.{name}"):
+    with blamed(loaded.path, f"recipe.{name}"):
         result = getattr(loaded.recipe, name)(*arguments)
     if isinstance(result, kind) and not (kind is float and isinstance(result, bool)):
         return result
@@ -147,17 +147,27 @@ def call(loaded: Loaded, name: str, kind: type[Any], *arguments: Any) -> Any:
 
 
 @contextmanager
-def _blamed(path: Path, what: str) -> Iterator[None]:
+def blamed(path: Path, what: str) -> Iterator[None]:
     """Turn what a recipe's code raises into a RecipeError that says where; ours pass through."""
     try:
         yield
-    except (LauncherError, torch.OutOfMemoryError):
+    except LauncherError:
         raise
     except SyntaxError as error:
         line = f"{error.lineno}:{error.offset}: " if error.lineno else ""
         raise RecipeError(f"{error.filename or path}:{line or ' '}{error.msg}.") from None
     except (Exception, SystemExit) as error:
+        if out_of_memory(error):
+            raise
         raise blame(path, error, what) from error
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host was full, which torch says of the host in a RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def blame(path: Path, error: Exception | SystemExit, what: str) -> LauncherError:

@@ -104,10 +104,10 @@ class Record:
                 f"Put the file back, or give --fresh to start again beside what is left."
             )
         kept = lines[:records]
+        self.status("running")  # first, or a run that was finished would pass for what it becomes
         storage.replace(self.folder / "recipe.py", recipe)
         self._write("run.json", run)
         self._metrics = storage.Appender(path, sum(map(len, kept)))
-        self.status("running")
         return float(json.loads(kept[-1])["seconds"]) if kept else 0.0
 
     def metrics(self, line: Mapping[str, float | None]) -> None:

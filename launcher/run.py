@@ -37,6 +37,7 @@ def execute(request: Request) -> None:
     screen = Screen(shown=request.launch.is_main)
     identity = resume.identify(request, loaded, hparams)
     world = connect(request.launch, hparams, request.settings)
+    parts: Parts | None = None
     with ExitStack() as held, no_silent_exit():
         held.callback(world.close)
         try:
@@ -54,7 +55,7 @@ def execute(request: Request) -> None:
                 attempt(request, parts, origins, identity, screen, held)
         except BaseException as error:
             screen.stop()
-            reason = cause(world, explained(loaded, hparams, error))
+            reason = cause(world, explained(loaded, hparams, parts, error))
             world.watch.on_end(reason, exit_code(reason))
             if reason is error:
                 raise

@@ -16,6 +16,8 @@ from launcher.errors import LauncherError
 
 _BETWEEN_LINES = 5.0
 _BETWEEN_FRAMES = 0.1
+_MOST_PROBLEMS = 50
+_LONGEST = 3000
 
 
 def _safe(words: str) -> str:
@@ -133,12 +135,19 @@ def shown(metric: str, value: float | None) -> str:
 
 def refuse(error: LauncherError, prefix: str = "") -> None:
     """One box on standard error: what is wrong, and what to do."""
-    body = "\n".join(escape(problem) for problem in error.problems)
+    problems = [_cut(escape(problem)) for problem in error.problems[:_MOST_PROBLEMS]]
+    if (more := len(error.problems) - _MOST_PROBLEMS) > 0:
+        problems.append(f"and {more:,} more")
+    body = "\n".join(problems)
     title = f"[bold red]{prefix}{error.title}[/bold red]"
     console = _Console(stderr=True)
     if not console.is_terminal:  # in a file a path is whole
         console.width = max(console.width, 4 + max(len(line) for line in body.splitlines()))
     console.print(Panel(body, title=title, title_align="left", border_style="red", expand=False))
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]} ... {len(words):,} characters"
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

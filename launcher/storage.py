@@ -165,6 +165,22 @@ def names(folder: Path) -> list[str]:
         return sorted(disk.listdir(folder))
 
 
+def exposed(path: Path) -> str | None:
+    """Who else can change a file or a folder, as `everybody` or `user 1000`; None for nobody.
+
+    Root can in any case. To root everything belongs to somebody else in a container that shows a
+    user's files, so that whose they are says nothing there.
+    """
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    if about.st_mode & stat.S_IWOTH:
+        return "everybody"
+    us = os.geteuid()
+    return f"user {about.st_uid}" if us and about.st_uid not in (us, 0) else None
+
+
 def remove(path: Path) -> None:
     """Remove a file, or a folder with all it holds, if it is there; links are not followed."""
     with _explained("remove", path):

@@ -176,7 +176,7 @@ def test_a_bad_file_is_refused_with_its_line(content: str, line: int, words: str
         pytest.param("a: 1".encode("utf-16"), "not text in UTF-8", id="UTF-16"),
         pytest.param(b"a: \0", "is not YAML", id="NUL"),
         pytest.param(b"a: \x1b[31m", "is not YAML", id="escape"),
-        pytest.param(b"a: " + b"[" * 1500 + b"]" * 1500, "is not YAML", id="deep"),
+        pytest.param(b"a: " + b"[" * 1500 + b"]" * 1500, "more than 32 deep", id="deep"),
         pytest.param(b"#" * (layers.MOST_BYTES + 1), "larger than 1 MiB", id="large"),
     ],
 )
