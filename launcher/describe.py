@@ -3,7 +3,7 @@
 import platform
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ def run(
         "hyperparameters": with_origins(parts.hparams, origins),
         "run_settings": with_origins(parts.settings, request.settings_from),
         "micro_batch_size": parts.plan.micro_batch_size,
-        "exact": all(_same(attempts[0], other) for other in attempts),
+        "exact": not any(changes(attempts)),
+        "changes": changes(attempts),
         "attempts": attempts,
         "versions": record.versions(),
         "platform": platform.platform(),
@@ -74,10 +75,20 @@ def same_everywhere(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _same(first: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two attempts compute the same bits."""
+def changes(attempts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is not as it was in the first attempt: the reasons why bits may differ."""
     where = ("from_step", "at", "host")
-    return all(first[key] == other.get(key) for key in first if key not in where)
+    found = {}
+    for other in attempts[1:]:
+        for key, value in attempts[0].items():
+            if key not in where and other.get(key) != value:
+                step = other["from_step"]
+                found[f"{key} {_brief(value)} -> {_brief(other.get(key))} at step {step}"] = None
+    return list(found)
+
+
+def _brief(value: object) -> str:
+    return "(another)" if isinstance(value, dict) else str(value)
 
 
 def with_origins(values: Any, origins: Origins) -> dict[str, dict[str, Any]]:
@@ -88,8 +99,10 @@ def with_origins(values: Any, origins: Origins) -> dict[str, dict[str, Any]]:
     }
 
 
-def banner(screen: Screen, request: Request, parts: Parts, step: int) -> None:
-    """What is about to happen, in a dozen lines."""
+def banner(
+    screen: Screen, request: Request, parts: Parts, step: int, changed: Sequence[str] = ()
+) -> None:
+    """What is about to happen, in a dozen lines; `changed` is why bits may differ."""
     plan, test = parts.plan, parts.data.test.source
     start = "fresh" if step == 0 else f"continues at step {step} of {plan.total_steps}"
     screen.facts(
@@ -109,6 +122,11 @@ def banner(screen: Screen, request: Request, parts: Parts, step: int) -> None:
     )
     for sentence in remarks(parts, request):
         screen.line(sentence)
+    if changed:
+        screen.line(
+            f"exact=false: {'; '.join(changed)}. Samples, order, augmentation and dropout are the "
+            f"same; sums may differ by rounding."
+        )
 
 
 def devices(parts: Parts) -> str:

@@ -94,11 +94,12 @@ def attempt(
     world.watch.on_end = note
     if step:
         state = resume.restored(parts, found, step)
-    seconds = 0.0
+    seconds, changed = 0.0, []
     if account is not None:
         run = describe.run(request, parts, origins, identity, state.step)
+        changed = run["changes"]
         seconds = account.begin(parts.loaded.source, run, state.records)
-    describe.banner(screen, request, parts, state.step)
+    describe.banner(screen, request, parts, state.step, changed)
     screen.start(parts.plan.total_steps, state.step)
     # Signals are taken until the end: a launcher that lost a process sends one to all others.
     stop = Stop(world.processes, lambda: farewell(request), request.settings.timeout)

@@ -260,6 +260,19 @@ def test_three_misses_or_the_last_one_end_the_run_and_the_same_command_goes_on(
     assert outcome() == expected
 
 
+def test_what_may_change_bits_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """B12: on other threads or processes the samples are the same, and sums may not be."""
+    start("checkpoint_every=5", stop="ctrl-c 24")
+    assert json.loads((RUN / "run.json").read_text())["exact"] is True
+    start("checkpoint_every=5", "threads=2", stop="ctrl-c 24")
+    about = json.loads((RUN / "run.json").read_text())
+    assert about["exact"] is False
+    assert about["changes"] == ["threads 1 -> 2 at step 10"]
+    assert "exact=false: threads 1 -> 2 at step 10." in capsys.readouterr().out
+    start("checkpoint_every=5")  # what was once inexact stays so
+    assert json.loads((RUN / "run.json").read_text())["exact"] is False
+
+
 # ── negative controls: without each of these the ends differ ────────────────────────────────────
 
 
