@@ -78,7 +78,7 @@ def same_everywhere(parts: Parts) -> dict[str, Any]:
 def changes(attempts: Sequence[Mapping[str, Any]]) -> list[str]:
     """What is not as it was in the first attempt: the reasons why bits may differ."""
     where = ("from_step", "at", "host")
-    found = {}
+    found: dict[str, None] = {}  # in order, each once
     for other in attempts[1:]:
         for key, value in attempts[0].items():
             if key not in where and other.get(key) != value:

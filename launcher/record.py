@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher import checkpoint, storage
+from launcher import checkpoint, held, storage
 from launcher.errors import (
     CheckpointError,
     DistributedError,
@@ -44,7 +44,7 @@ class Record:
         """Make or open the folder and lock it. Raises LockedError when another process has it."""
         storage.make_folder(folder)
         self.folder = folder
-        self._lock = storage.Lock(folder / ".lock")
+        self._lock = held.Lock(folder / ".lock")
         if not self._lock.acquire():
             self._lock.release()
             owner = read_json(folder / "owner.json")
@@ -57,7 +57,7 @@ class Record:
         self._write(
             "owner.json", {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         )
-        self._metrics: storage.Appender | None = None
+        self._metrics: held.Appender | None = None
 
     def archive(self) -> Path | None:
         """Move what an earlier run left into a folder of its own; returns that folder."""
@@ -107,7 +107,7 @@ class Record:
         self.status("running")  # first, or a run that was finished would pass for what it becomes
         storage.replace(self.folder / "recipe.py", recipe)
         self._write("run.json", run)
-        self._metrics = storage.Appender(path, sum(map(len, kept)))
+        self._metrics = held.Appender(path, sum(map(len, kept)))
         return float(json.loads(kept[-1])["seconds"]) if kept else 0.0
 
     def metrics(self, line: Mapping[str, float | None]) -> None:

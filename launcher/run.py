@@ -9,6 +9,7 @@ from launcher import describe, record, resume, settings, storage
 from launcher.agree import refuse_differences
 from launcher.build import Parts, build
 from launcher.checkpoint import Checkpoint
+from launcher.connect import connect
 from launcher.data import First, Split
 from launcher.evaluate import BLOCK
 from launcher.explain import cause, exit_code, explained, no_silent_exit
@@ -20,7 +21,6 @@ from launcher.screen import Screen, overall
 from launcher.settings import Hparams, Origins
 from launcher.state import State
 from launcher.stop import Stop, die_with_parent
-from launcher.strategy import connect
 from launcher.train import train
 
 

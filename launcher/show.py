@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from launcher import describe, screen, settings
 from launcher.build import Parts, build
+from launcher.connect import connect
 from launcher.layers import scalar
 from launcher.modes import evaluating
 from launcher.request import Request
 from launcher.run import prepare
 from launcher.settings import Origins
-from launcher.strategy import connect
 
 MIB = 1 << 20
 

@@ -6,12 +6,10 @@ path. Files are 0600 and folders 0700.
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
 import stat
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +68,8 @@ disk = Disk()
 
 
 @contextmanager
-def _explained(doing: str, path: Path) -> Iterator[None]:
+def explained(doing: str, path: Path) -> Iterator[None]:
+    """Turn an OSError into a StorageError that says what was done to which path, and what helps."""
     try:
         yield
     except OSError as error:
@@ -86,11 +85,11 @@ def _explained(doing: str, path: Path) -> Iterator[None]:
 
 def make_folder(path: Path) -> None:
     """A folder and the ones above it; nothing happens to those that are there."""
-    with _explained("make the folder", path):
+    with explained("make the folder", path):
         if path.is_dir():
             return
     make_folder(path.parent)
-    with _explained("make the folder", path):
+    with explained("make the folder", path):
         try:
             disk.mkdir(path)
         except FileExistsError:
@@ -101,7 +100,7 @@ def make_folder(path: Path) -> None:
 
 def sync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
-    with _explained("sync the folder", path), _opened(path, os.O_RDONLY | os.O_DIRECTORY) as folder:
+    with explained("sync the folder", path), _opened(path, os.O_RDONLY | os.O_DIRECTORY) as folder:
         disk.fsync(folder)
 
 
@@ -111,11 +110,11 @@ def create(path: Path, parts: Iterable[Buffer]) -> tuple[int, str]:
     Returns its bytes and their SHA-256, taken from what was handed to the disk.
     """
     size, digest = 0, hashlib.sha256()
-    with _explained("write", path):
+    with explained("write", path):
         with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
             for part in parts:
                 digest.update(part)
-                size += _write_all(file, part)
+                size += write_all(file, part)
             disk.fsync(file)
     return size, digest.hexdigest()
 
@@ -126,7 +125,7 @@ def replace(path: Path, data: bytes) -> None:
     remove(temporary)  # of a killed process that had our number
     try:
         create(temporary, [data])
-        with _explained("write", path):
+        with explained("write", path):
             disk.rename(temporary, path)
     except StorageError:
         remove(temporary)
@@ -136,7 +135,7 @@ def replace(path: Path, data: bytes) -> None:
 
 def read(path: Path, most: int = 1 << 40) -> bytes:
     """A regular file's content, at most `most` bytes; no link, device or pipe is followed."""
-    with _explained("read", path), _opened(path, os.O_RDONLY | os.O_NONBLOCK) as file:
+    with explained("read", path), _opened(path, os.O_RDONLY | os.O_NONBLOCK) as file:
         about = os.fstat(file)
         if not stat.S_ISREG(about.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
@@ -152,14 +151,14 @@ def read(path: Path, most: int = 1 << 40) -> bytes:
 
 def rename(old: Path, new: Path) -> None:
     """Give a file or a folder another name beside the old one, durably."""
-    with _explained("rename", old):
+    with explained("rename", old):
         disk.rename(old, new)
     sync_folder(new.parent)
 
 
 def names(folder: Path) -> list[str]:
     """What lies in a folder, sorted; nothing if there is no folder."""
-    with _explained("list", folder):
+    with explained("list", folder):
         if not folder.is_dir():
             return []
         return sorted(disk.listdir(folder))
@@ -183,7 +182,7 @@ def exposed(path: Path) -> str | None:
 
 def remove(path: Path) -> None:
     """Remove a file, or a folder with all it holds, if it is there; links are not followed."""
-    with _explained("remove", path):
+    with explained("remove", path):
         _remove(path)
 
 
@@ -202,7 +201,7 @@ def _remove(path: Path) -> None:
 
 def free(folder: Path) -> int:
     """Bytes that can still be written where a folder lies."""
-    with _explained("ask for the free space of", folder):
+    with explained("ask for the free space of", folder):
         return disk.free(folder)
 
 
@@ -224,77 +223,6 @@ def probe(folder: Path, needed: int) -> None:
         remove(trial)
 
 
-class Appender:
-    """A file that only grows: one `write` call a line, so that a crash tears at most the last.
-
-    What could not be written is kept, and written before anything else the next time.
-    """
-
-    def __init__(self, path: Path, size: int) -> None:
-        """Open for appending, after cutting the file to `size` bytes."""
-        self.path = path
-        with _explained("open", path):
-            self._file = disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            try:
-                disk.truncate(self._file, size)
-            except OSError:
-                disk.close(self._file)
-                raise
-        self.size = size
-        self._waiting = b""
-        self._torn = False
-        self._one_at_a_time = threading.Lock()  # a save makes durable what the loop appends to
-
-    def write(self, data: bytes = b"") -> None:
-        """Append, after what an earlier failure left to be written."""
-        with self._one_at_a_time, _explained("write", self.path):
-            self._waiting += data
-            if not self._waiting:
-                return
-            if self._torn:  # a part of a line may be there
-                disk.truncate(self._file, self.size)
-            self._torn = True
-            self.size += _write_all(self._file, self._waiting)
-            self._torn, self._waiting = False, b""
-
-    def sync(self) -> None:
-        """Make all of it durable. Raises StorageError too when the name is another file's by now:
-        then nobody would find what is written here."""
-        self.write()
-        with _explained("sync", self.path):
-            disk.fsync(self._file)
-            if not os.path.samestat(os.stat(self.path), os.fstat(self._file)):
-                raise OSError(errno.ENOENT, "it was replaced by another file")
-
-    def close(self) -> None:
-        disk.close(self._file)
-
-
-class Lock:
-    """An exclusive lock on a folder for as long as this process lives.
-
-    `lockf` and not `flock`: a forked loader worker inherits a `flock` and would keep it after its
-    parent was killed. The file is opened once; closing any other descriptor of it would unlock it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with _explained("lock", path):
-            self._file = disk.open(path, os.O_RDWR | os.O_CREAT)
-
-    def acquire(self, *, wait: bool = False) -> bool:
-        """True when the lock is ours; without `wait`, False when another process has it."""
-        with _explained("lock", self.path):
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except (BlockingIOError, PermissionError):
-                return False
-        return True
-
-    def release(self) -> None:
-        disk.close(self._file)
-
-
 @contextmanager
 def _opened(path: Path, flags: int) -> Iterator[int]:
     descriptor = disk.open(path, flags)
@@ -304,7 +232,8 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         disk.close(descriptor)
 
 
-def _write_all(descriptor: int, data: Buffer) -> int:
+def write_all(descriptor: int, data: Buffer) -> int:
+    """Write all of it, however little a single call takes; returns its bytes."""
     rest = memoryview(data)
     size = rest.nbytes
     while rest:

@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from launcher import screen
 from launcher.build import Parts, build
+from launcher.connect import connect
 from launcher.launch import Launch
 from launcher.layers import from_argument
 from launcher.recipe import load
@@ -39,7 +40,6 @@ from launcher.screen import Screen
 from launcher.settings import resolve_hparams, resolve_run
 from launcher.state import State
 from launcher.stop import Stop
-from launcher.strategy import connect
 from launcher.train import train
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"

@@ -8,11 +8,11 @@ import torch
 from conftest import write_recipe
 
 from launcher.build import Parts, build, preflight
+from launcher.connect import connect
 from launcher.errors import RecipeError, SettingsError
 from launcher.launch import Launch
 from launcher.recipe import load
 from launcher.settings import RunSettings
-from launcher.strategy import connect
 
 CPU = torch.device("cpu")
 

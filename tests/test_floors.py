@@ -16,6 +16,7 @@ HOUSE = ROOT / "launcher"
 
 FLOORS: list[set[str]] = [
     {"errors", "rng", "durations", "plan", "layers", "settings", "naming", "storage", "launch"}
+    | {"held"}
     | {"request", "outline", "validate"},
     {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
     | {"modes"}
@@ -23,7 +24,19 @@ FLOORS: list[set[str]] = [
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits", "sources.download"}
     | {"sources.mnist", "sources.synthetic"},
     {"recipe", "checkpoint", "slots", "snapshot", "tensorfile", "state", "record", "screen"},
-    {"stop", "peers", "watch", "strategy", "agree", "guard", "meter", "evaluate", "build", "saver"}
+    {
+        "stop",
+        "peers",
+        "watch",
+        "strategy",
+        "connect",
+        "agree",
+        "guard",
+        "meter",
+        "evaluate",
+        "build",
+        "saver",
+    }
     | {"train"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""},
 ]
@@ -37,6 +50,7 @@ BESIDE: dict[str, set[str]] = {
     "naming": {"layers"},
     "outline": {"layers", "settings"},
     "storage": {"errors"},
+    "held": {"storage"},
     "launch": {"errors"},
     "request": {"launch", "layers", "settings"},
     "checkpoint": {"slots", "snapshot", "tensorfile"},
@@ -54,7 +68,8 @@ BESIDE: dict[str, set[str]] = {
     "sources.mnist": {"sources.arrays", "sources.download"},
     "sources.synthetic": {"sources.arrays"},
     "watch": {"peers"},
-    "strategy": {"peers", "watch"},
+    "strategy": {"watch"},
+    "connect": {"peers", "strategy", "watch"},
     "agree": {"strategy"},
     "guard": {"strategy"},
     "build": {"evaluate", "strategy"},
@@ -376,9 +391,8 @@ WITHOUT_DOCSTRING = {
         "Disk.rmdir",
         "Disk.listdir",
         "Disk.free",
-        "Appender.close",
-        "Lock.release",
     },
+    "held": {"Appender.close", "Lock.release"},
     "strategy": {"World.device", "World.process", "World.processes", "World.is_main"},
 }
 

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
+from launcher.connect import connect
 from launcher.errors import NonFiniteError
 from launcher.guard import MOST_SKIPPED, Guard, gradient_norm
 from launcher.launch import Launch
 from launcher.plan import Plan
 from launcher.settings import Hparams, RunSettings
-from launcher.strategy import World, connect
+from launcher.strategy import World
 
 OPTIMIZER = torch.optim.SGD([torch.zeros(1)])
 PLAN = Plan(seed=0, epochs=3, samples=10, batch_size=4, micro_batch_size=4)

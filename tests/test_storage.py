@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from launcher import storage
+from launcher import held, storage
 from launcher.errors import StorageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -235,8 +235,8 @@ def test_files_and_folders_are_private(folder: Path, umask: int) -> None:
         storage.make_folder(folder / "a" / "b")
         storage.create(folder / "a" / "created", [b"x"])
         storage.replace(folder / "a" / "replaced", b"x")
-        storage.Appender(folder / "a" / "appended", 0).close()
-        storage.Lock(folder / "a" / "lock").release()
+        held.Appender(folder / "a" / "appended", 0).close()
+        held.Lock(folder / "a" / "lock").release()
     finally:
         os.umask(before)
     for name in ("created", "replaced", "appended", "lock"):
@@ -307,7 +307,7 @@ def test_remove_takes_a_tree_and_leaves_what_links_point_to(folder: Path) -> Non
 
 
 def _append(path: Path) -> None:
-    appender = storage.Appender(path, 0)
+    appender = held.Appender(path, 0)
     try:
         appender.write(b"x")
         appender.sync()
@@ -329,10 +329,10 @@ OPERATIONS: list[tuple[str, Callable[[Path], object]]] = [
     ("unlink", lambda path: storage.remove(path / "file")),
     ("rmdir", lambda path: storage.remove(path / "empty")),
     ("listdir", lambda path: storage.remove(path / "empty")),
-    ("open", lambda path: storage.Appender(path / "new", 0)),
+    ("open", lambda path: held.Appender(path / "new", 0)),
     ("write", lambda path: _append(path / "new")),
     ("fsync", lambda path: _append(path / "new")),
-    ("open", lambda path: storage.Lock(path / "new")),
+    ("open", lambda path: held.Lock(path / "new")),
 ]
 
 
@@ -359,7 +359,7 @@ def test_an_appender_that_cannot_cut_its_file_leaves_it_closed(
 ) -> None:
     use(FailingDisk("truncate", 1, errno.EIO))
     with pytest.raises(StorageError, match="could not open"):
-        storage.Appender(folder / "a", 0)
+        held.Appender(folder / "a", 0)
     open_here = {os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")}
     assert str(folder / "a") not in open_here
 
@@ -406,7 +406,7 @@ def test_read_refuses_what_is_no_regular_file(folder: Path) -> None:
 def test_an_appender_cuts_the_file_and_appends(folder: Path) -> None:
     path = folder / "metrics.jsonl"
     path.write_bytes(b"one\ntwo\ntorn")
-    appender = storage.Appender(path, 8)
+    appender = held.Appender(path, 8)
     assert path.read_bytes() == b"one\ntwo\n"
     appender.write(b"three\n")
     assert path.read_bytes() == b"one\ntwo\nthree\n", "a reader sees it at once"
@@ -416,7 +416,7 @@ def test_an_appender_cuts_the_file_and_appends(folder: Path) -> None:
 
 
 def test_an_appender_makes_its_file(folder: Path) -> None:
-    appender = storage.Appender(folder / "a", 0)
+    appender = held.Appender(folder / "a", 0)
     appender.write(b"x")
     appender.close()
     assert (folder / "a").read_bytes() == b"x"
@@ -425,7 +425,7 @@ def test_an_appender_makes_its_file(folder: Path) -> None:
 def test_a_line_is_one_write(folder: Path, use: Callable[[storage.Disk], None]) -> None:
     disk = FailingDisk()
     use(disk)
-    appender = storage.Appender(folder / "a", 0)
+    appender = held.Appender(folder / "a", 0)
     appender.write(b"x" * 10_000)
     appender.sync()
     appender.close()
@@ -436,7 +436,7 @@ def test_an_appender_does_not_follow_a_link(folder: Path) -> None:
     (folder / "file").write_bytes(b"kept")
     os.symlink(folder / "file", folder / "link")
     with pytest.raises(StorageError):
-        storage.Appender(folder / "link", 0)
+        held.Appender(folder / "link", 0)
     assert (folder / "file").read_bytes() == b"kept"
 
 
@@ -445,8 +445,8 @@ def test_an_appender_does_not_follow_a_link(folder: Path) -> None:
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from launcher import storage
-lock = storage.Lock(Path(sys.argv[1]))
+from launcher import held, storage
+lock = held.Lock(Path(sys.argv[1]))
 sys.stdout.write("mine\\n" if lock.acquire() else "taken\\n")
 sys.stdout.flush()
 if "fork" in sys.argv and os.fork() == 0:
@@ -470,7 +470,7 @@ def first_line(process: "subprocess.Popen[str]") -> str:
 
 
 def test_a_lock_excludes_another_process_and_is_free_when_that_was_killed(folder: Path) -> None:
-    lock = storage.Lock(folder / ".lock")
+    lock = held.Lock(folder / ".lock")
     with holder(folder / ".lock") as other:
         try:
             assert first_line(other) == "mine"
@@ -484,7 +484,7 @@ def test_a_lock_excludes_another_process_and_is_free_when_that_was_killed(folder
 
 
 def test_a_lock_that_is_ours_is_seen_by_another_process(folder: Path) -> None:
-    lock = storage.Lock(folder / ".lock")
+    lock = held.Lock(folder / ".lock")
     assert lock.acquire()
     with holder(folder / ".lock") as other:
         try:
@@ -496,7 +496,7 @@ def test_a_lock_that_is_ours_is_seen_by_another_process(folder: Path) -> None:
 
 def test_a_child_does_not_keep_the_lock_of_its_killed_parent(folder: Path) -> None:
     """A forked loader worker that lives a little longer must not block the next attempt."""
-    lock = storage.Lock(folder / ".lock")
+    lock = held.Lock(folder / ".lock")
     with holder(folder / ".lock", "fork") as parent:
         child = 0
         try:
@@ -514,7 +514,7 @@ def test_a_child_does_not_keep_the_lock_of_its_killed_parent(folder: Path) -> No
 
 
 def test_a_lock_that_is_waited_for_comes_when_it_is_free(folder: Path) -> None:
-    lock = storage.Lock(folder / ".lock")
+    lock = held.Lock(folder / ".lock")
     with holder(folder / ".lock") as other:
         try:
             assert first_line(other) == "mine"
@@ -529,7 +529,7 @@ def test_a_lock_that_is_waited_for_comes_when_it_is_free(folder: Path) -> None:
 
 
 def test_a_released_lock_is_free(folder: Path) -> None:
-    lock = storage.Lock(folder / ".lock")
+    lock = held.Lock(folder / ".lock")
     assert lock.acquire()
     lock.release()
     with holder(folder / ".lock") as other:
@@ -547,7 +547,7 @@ def test_a_file_system_without_locks_is_a_storage_error(
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    lock = storage.Lock(folder / ".lock")
+    lock = held.Lock(folder / ".lock")
     monkeypatch.setattr("fcntl.lockf", refuse)
     try:
         with pytest.raises(StorageError, match="No locks available"):
@@ -560,7 +560,7 @@ def test_a_file_system_without_locks_is_a_storage_error(
 
 
 def test_every_call_of_the_disk_can_be_made_to_fail() -> None:
-    """A method that storage.py calls and Disk does not have would escape the tests above."""
-    source = Path(storage.__file__).read_text()
+    """A method that these files call and Disk does not have would escape the tests above."""
+    source = Path(storage.__file__).read_text() + Path(held.__file__).read_text()
     used = {word.split("(")[0] for word in source.split("disk.")[1:]}
     assert {word for word in used if word.isidentifier()} == set(METHODS)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from launcher.connect import _devices, connect
 from launcher.errors import CheckpointError, DistributedError, SettingsError
 from launcher.launch import Launch
 from launcher.settings import Hparams, RunSettings
-from launcher.strategy import World, _devices, connect
+from launcher.strategy import World
 
 HPARAMS = Hparams(epochs=1, batch_size=4)
 no_gpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="is about machines without")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher import storage
+from launcher import held, storage
 from launcher.errors import DataError
 
 TRIES = 3
@@ -47,7 +47,7 @@ def turns(target: Path) -> Iterator[None]:
     digest = hashlib.sha256(str(target.resolve()).encode(errors="surrogateescape")).hexdigest()
     # Not beside the target: a download that fails leaves nothing there.
     place = Path(tempfile.gettempdir()) / f"launcher-{os.getuid()}-{digest[:16]}.lock"
-    lock = storage.Lock(place)
+    lock = held.Lock(place)
     lock.acquire(wait=True)
     try:
         yield
