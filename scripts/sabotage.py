@@ -1,0 +1,84 @@
+"""Mechanisms switched off, one at a time: what the torture must notice.
+
+A torture that finds nothing is worth what it would have found. Each function here changes the
+launcher in the nursery, before the first fork; it fails when what it changes is not there any more.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from launcher import checkpoint, rng, screen, storage
+
+
+def no_optimizer_state() -> None:
+    """A restore that leaves out the optimizer: momentum begins at zero again."""
+    assert checkpoint.put_slots
+    checkpoint.put_slots = lambda slots, name_of, optimizer: None  # type: ignore[attr-defined]
+
+
+def seeds_by_the_clock() -> None:
+    """Dropout and augmentation that draw something else in every attempt."""
+    before = rng.torch_seed
+    rng.torch_seed = lambda seed, *words: (  # type: ignore[assignment]
+        before(seed, *words) if not words else before(seed, *words, time.time_ns())
+    )
+
+
+class _InPlace(storage.Disk):
+    """A disk on which a checkpoint is written under its final name."""
+
+    def open(self, path: Path, flags: int) -> int:
+        return super().open(_final(path), flags)
+
+    def mkdir(self, path: Path) -> None:
+        super().mkdir(_final(path))
+
+    def rename(self, old: Path, new: Path) -> None:
+        if _final(old) != new:
+            super().rename(_final(old), new)
+
+    def fsync(self, descriptor: int) -> None:
+        pass
+
+
+def _final(path: Path) -> Path:
+    return Path(re.sub(r"\.tmp-([0-9]{12})-[0-9a-f]+", r"step-\1", str(path)))
+
+
+def in_place() -> None:
+    """No temporary folder, no rename, no fsync."""
+    storage.disk = _InPlace()
+
+
+def said_too_early() -> None:
+    """The acknowledgement before the checkpoint is written."""
+    before: Callable[..., Any] = checkpoint.save
+
+    def save(run: Path, step: int, *rest: Any) -> Any:
+        screen.text(f"checkpoint step={step} committed")
+        return before(run, step, *rest)
+
+    checkpoint.save = save
+
+
+def no_tidying() -> None:
+    """Unfinished folders stay."""
+    checkpoint.tidy = lambda run: None
+
+
+def from_the_start() -> None:
+    """Checkpoints are written, and never found: every attempt begins at step 0."""
+    checkpoint.newest = lambda run: (None, {})
+
+
+WITHOUT: dict[str, Callable[[], None]] = {
+    "optimizer": no_optimizer_state,
+    "seeds": seeds_by_the_clock,
+    "rename": in_place,
+    "order": said_too_early,
+    "tidy": no_tidying,
+    "restore": from_the_start,
+}
