@@ -8,23 +8,30 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from launcher import checkpoint, rng, screen, storage
 
 
+def _replace(module: ModuleType, name: str, by: object) -> None:
+    assert hasattr(module, name), f"{module.__name__} has no {name}: nothing would be switched off"
+    setattr(module, name, by)
+
+
 def no_optimizer_state() -> None:
     """A restore that leaves out the optimizer: momentum begins at zero again."""
-    assert checkpoint.put_slots
-    checkpoint.put_slots = lambda slots, name_of, optimizer: None  # type: ignore[attr-defined]
+    _replace(checkpoint, "put_slots", lambda slots, name_of, optimizer: None)
 
 
 def seeds_by_the_clock() -> None:
     """Dropout and augmentation that draw something else in every attempt."""
     before = rng.torch_seed
-    rng.torch_seed = lambda seed, *words: (  # type: ignore[assignment]
-        before(seed, *words) if not words else before(seed, *words, time.time_ns())
-    )
+
+    def torch_seed(seed: int, *words: int) -> int:
+        return before(seed, *words, *([time.time_ns()] if words else []))
+
+    _replace(rng, "torch_seed", torch_seed)
 
 
 class _InPlace(storage.Disk):
@@ -37,7 +44,7 @@ class _InPlace(storage.Disk):
         super().mkdir(_final(path))
 
     def rename(self, old: Path, new: Path) -> None:
-        if _final(old) != new:
+        if _final(old) != new and not new.name.startswith(".bad-"):
             super().rename(_final(old), new)
 
     def fsync(self, descriptor: int) -> None:
@@ -50,7 +57,7 @@ def _final(path: Path) -> Path:
 
 def in_place() -> None:
     """No temporary folder, no rename, no fsync."""
-    storage.disk = _InPlace()
+    _replace(storage, "disk", _InPlace())
 
 
 def said_too_early() -> None:
@@ -61,17 +68,17 @@ def said_too_early() -> None:
         screen.text(f"checkpoint step={step} committed")
         return before(run, step, *rest)
 
-    checkpoint.save = save
+    _replace(checkpoint, "save", save)
 
 
 def no_tidying() -> None:
     """Unfinished folders stay."""
-    checkpoint.tidy = lambda run: None
+    _replace(checkpoint, "tidy", lambda run: None)
 
 
 def from_the_start() -> None:
     """Checkpoints are written, and never found: every attempt begins at step 0."""
-    checkpoint.newest = lambda run: (None, {})
+    _replace(checkpoint, "newest", lambda run: (None, {}))
 
 
 WITHOUT: dict[str, Callable[[], None]] = {

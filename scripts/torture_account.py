@@ -80,7 +80,7 @@ def final(run: Path) -> dict[str, Any]:
     status = json.loads((run / "status.json").read_bytes())
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
     return {
-        **{path.name: path.read_bytes() for path in sorted(last.iterdir())},
+        **{path.name: path.read_bytes() for path in sorted(last.glob("*"))},
         "metrics.jsonl": [{k: v for k, v in x.items() if k not in _CLOCK} for x in lines],
         "status": [status[key] for key in ("state", "code", "step", "result")],
     }
@@ -144,11 +144,13 @@ class Account:
         return found
 
     def _on_disk(self) -> list[str]:
-        found = []
         self.newest = 0
-        for step in checkpoint.steps(self.run):
-            if _commit(self.run, step) != self.reference.commits.get(step):
-                found.append(self.tally.violated("torn", f"step {step} is not the reference's"))
+        commits = self.reference.commits
+        found = [
+            self.tally.violated("torn", f"step {step} is not the reference's")
+            for step in checkpoint.steps(self.run)
+            if _commit(self.run, step) != commits.get(step)
+        ]
         try:
             newest, skipped = checkpoint.newest(self.run)
             self.newest = newest.step if newest is not None else 0

@@ -13,8 +13,8 @@ from collections import Counter
 from pathlib import Path
 
 from nursery import Nursery
-from torture_account import committed
 from torture_accelerate import EPOCHS, FINAL, checkpoints
+from torture_account import committed
 from torture_attempt import Attempt, Command
 from torture_rows import Row
 
