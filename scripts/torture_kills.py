@@ -162,11 +162,13 @@ class Siege:
 
 def table(tallies: dict[str, Tally]) -> None:
     """One row for each workload."""
-    columns = ("workload", "kills", "runs", "commits", "redone", *KINDS, "peer s", "s/kill")
+    seen = ("lost", "torn", "different", "orphans")
+    columns = ("workload", "kills", "runs", "commits", "redone", *seen, "other", "peer s", "s/kill")
     rows = [
         (label, tally.kills.total(), tally.chains, tally.committed, tally.redone,
-         *(tally.violations[kind] for kind in KINDS), f"{tally.slowest_end:.2f}",
-         f"{tally.seconds / max(1, tally.kills.total()):.2f}")
+         *(tally.violations[kind] for kind in seen),
+         sum(number for kind, number in tally.violations.items() if kind not in seen),
+         f"{tally.slowest_end:.2f}", f"{tally.seconds / max(1, tally.kills.total()):.2f}")
         for label, tally in tallies.items()
     ]  # fmt: skip
     screen.table("SIGKILL at random instants", columns, rows)
@@ -184,7 +186,8 @@ def row(label: str, tally: Tally) -> Row:
         f"{wrong}; killed: {kinds}; during: {met}"
     )
     if tally.slowest_end:
-        words += f"; slowest end after a peer's death {tally.slowest_end:.2f} s"
+        codes = ", ".join(f"{code} {number}x" for code, number in sorted(tally.codes.items()))
+        words += f"; slowest end after a peer's death {tally.slowest_end:.2f} s, by code {codes}"
     return Row("kill", label, tally.kills.total(), tally.violations.total(), words)
 
 
