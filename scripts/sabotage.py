@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from launcher import checkpoint, rng, screen, storage
+from launcher.snapshot import Snapshot
 
 
 def _replace(module: ModuleType, name: str, by: object) -> None:
@@ -66,13 +67,13 @@ def in_place() -> None:
 
 def said_too_early() -> None:
     """The acknowledgement before the checkpoint is written."""
-    before: Callable[..., Any] = checkpoint.save
+    before: Callable[..., Any] = checkpoint.write
 
-    def save(run: Path, step: int, *rest: Any) -> Any:
-        screen.text(f"checkpoint step={step} committed")
-        return before(run, step, *rest)
+    def write(run: Path, snapshot: Snapshot) -> None:
+        screen.text(f"checkpoint step={snapshot.step} committed")
+        before(run, snapshot)
 
-    _replace(checkpoint, "save", save)
+    _replace(checkpoint, "write", write)
 
 
 def no_tidying() -> None:

@@ -219,8 +219,9 @@ def test_models_need_torch_only(name: str) -> None:
     assert all(other.startswith("models") for other in ours(TREES[name]))
 
 
-def test_accelerate_lives_in_strategy_and_nowhere_else() -> None:
-    assert {name for name, tree in TREES.items() if "accelerate" in outside(tree)} == {"strategy"}
+def test_accelerate_lives_in_two_files_and_nowhere_else() -> None:
+    users = {name for name, tree in TREES.items() if "accelerate" in outside(tree)}
+    assert users == {"connect", "strategy"}
 
 
 @pytest.mark.parametrize("package", ["torchvision", "sklearn", "wandb", "matplotlib", "PIL"])
