@@ -47,6 +47,11 @@ class Saver:
         if self._thread is not None:  # what is under way gets durable, whatever ended training
             self._thread.join()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a save is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
     def save(self, state: State) -> None:
         """Begin to write the checkpoint of a step, after the one before is durable. A collective.
 

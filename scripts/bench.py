@@ -3,6 +3,7 @@
     python scripts/bench.py                                # synthetic images, the shape of CIFAR-10
     python scripts/bench.py --data data --json bench.json  # real CIFAR-10 from data/
     python scripts/bench.py --startup                      # until the first step
+    python scripts/bench.py --saving                       # how long a save holds training up
 
 Both train LeNet on the same images with the same optimizer and threads, in one process, in windows
 that take turns, so that what else the machine does meets both. The floor keeps its images as
@@ -12,6 +13,10 @@ of the medians.
 
 `--startup` takes turns between importing torch and accelerate in a new interpreter and a run of
 fashion_mlp on digits, timed until the first line of its metrics, which is its first step's.
+
+`--saving` takes turns, with ResNet-34 and SGD with momentum (170 MB), between a save that training
+waits for and one beside training: how long the call holds the loop up, and how much slower the
+steps are until it is durable.
 """
 
 import argparse
@@ -29,12 +34,13 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from launcher import screen
+from launcher import checkpoint, screen
 from launcher.build import Parts, build
 from launcher.connect import connect
 from launcher.launch import Launch
 from launcher.layers import from_argument
 from launcher.recipe import load
+from launcher.record import Record
 from launcher.saver import Saver
 from launcher.screen import Screen
 from launcher.settings import resolve_hparams, resolve_run
@@ -116,6 +122,63 @@ def startup(turns: int) -> int:
     return 0
 
 
+def saving(turns: int) -> int:
+    """Seconds of a blocking save, and what a save beside training takes from it, taking turns."""
+    loaded = load(RECIPES / "cifar_resnet.py")
+    given = ["dataset=synthetic", "batch_size=8"]
+    hparams, _ = resolve_hparams(loaded.recipe.hparams, map(from_argument, given))
+    settings, _ = resolve_run([])
+    world = connect(Launch(), hparams, settings)
+    parts = build(loaded, hparams, settings, world)
+    batch = parts.sample("train")
+
+    def step() -> float:
+        began = time.perf_counter()
+        parts.optimizer.zero_grad()
+        parts.recipe.loss(parts.model, batch).backward()  # type: ignore[no-untyped-call]
+        parts.optimizer.step()
+        return time.perf_counter() - began
+
+    times: dict[str, list[float]] = {
+        "a blocking save": [], "the call of a save beside training": [],
+        "until that save is durable": [], "a step meanwhile": [], "a step without a save": [],
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as place:
+        record = Record(Path(place) / "run")
+        record.begin(b"", {}, 0)
+        with Saver(parts, record, Screen(shown=False)) as saver:
+            for turn in range(turns + 1):
+                alone = [step() for _ in range(3)]
+                began = time.perf_counter()
+                checkpoint.save(record.folder, 2 * turn + 1, parts.model, parts.optimizer, {})
+                blocking = time.perf_counter() - began
+                began = time.perf_counter()
+                saver.save(State(step=2 * turn + 2))
+                call = time.perf_counter() - began
+                beside = []
+                while saver.busy:
+                    beside.append(step())
+                saver.finish()
+                durable = time.perf_counter() - began
+                if turn:  # the first allocates the copies' memory
+                    for name, value in zip(times, (blocking, call, durable), strict=False):
+                        times[name].append(value)
+                    times["a step meanwhile"] += beside
+                    times["a step without a save"] += alone
+        record.close()
+    world.close()
+    whole = statistics.median(times["a blocking save"])
+    rows = [
+        (name, f"{1000 * statistics.median(values):.0f} ms",
+         f"{1000 * min(values):.0f} to {1000 * max(values):.0f}",
+         f"{statistics.median(values) / whole:.1%}")
+        for name, values in times.items()
+    ]  # fmt: skip
+    title = f"ResNet-34, SGD with momentum, {turns} turns, {world.threads} threads"
+    screen.table(title, ("", "median", "range", "of a blocking save"), rows)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--data", help="a data_dir with CIFAR-10; without it images are synthetic")
@@ -124,10 +187,13 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=70, help="in a window")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--startup", action="store_true", help="measure the start instead")
+    parser.add_argument("--saving", action="store_true", help="measure checkpoints instead")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     asked = parser.parse_args()
     if asked.startup:
         return startup(asked.windows)
+    if asked.saving:
+        return saving(asked.windows)
     given = [
         f"batch_size={asked.batch_size}",
         f"dataset={'cifar10' if asked.data else 'synthetic'}",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,9 +69,9 @@ def test_the_handlers_of_before_come_back() -> None:
 # ── whole runs ──────────────────────────────────────────────────────────────────────────────────
 
 
-def start(*arguments: str, by: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def start(*arguments: str, by: tuple[str, ...] = (), recipe: str = SLOW) -> subprocess.Popen[str]:
     """A run of 800 slow steps (16 s) in a process group of its own."""
-    write_recipe(SLOW)
+    write_recipe(recipe)
     command = [sys.executable, "-m", *by, *(["-m"] if by else []), "launcher", "tiny.py"]
     settings = ["name=run", "threads=1", "epochs=200", "log_every=7", "checkpoint_every=1000"]
     return subprocess.Popen(
@@ -260,3 +261,61 @@ def test_checkpoints_by_the_clock_keep_two_processes_together(run: Begin) -> Non
     assert process.returncode == 0, output
     assert status()["state"] == "finished"
     assert len(list(RUN.glob("step-*"))) > 2
+
+
+SLOW_DISK = """
+from launcher import storage
+
+class Slow(storage.Disk):
+    # A second for every file of a checkpoint that is made durable.
+    def fsync(self, descriptor):
+        if ".tmp-0" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            time.sleep(1)
+        super().fsync(descriptor)
+
+if os.environ.get("SLOW_DISK"):
+    storage.disk = Slow()
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_during_a_save_lets_it_end_and_saves_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A10."""
+    monkeypatch.setenv("SLOW_DISK", "1")
+    process = start("checkpoint_every=20", recipe=SLOW + SLOW_DISK)
+    wait_for(lambda: list(RUN.glob(".tmp-*/model.safetensors")))
+    process.send_signal(signal.SIGTERM)
+    output = end(process)
+    assert process.returncode == 75, output
+    committed = [int(step) for step in re.findall(r"checkpoint step=(\d+) committed", output)]
+    assert committed == sorted(set(committed))
+    assert committed[-1] == status()["step"] == status()["last_committed_step"]
+
+
+@pytest.mark.slow
+def test_a_kill_soon_after_a_signal_leaves_the_checkpoint_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A11: the grace was too short for a slow disk. The next start clears up."""
+    process = start("checkpoint_every=1000", recipe=SLOW + SLOW_DISK)
+    wait_for(training)
+    process.send_signal(signal.SIGTERM)
+    end(process)
+    first = status()["last_committed_step"]
+    monkeypatch.setenv("SLOW_DISK", "1")
+    process = start("checkpoint_every=1000", recipe=SLOW + SLOW_DISK)
+    wait_for(lambda: status()["state"] == "running")
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    wait_for(lambda: list(RUN.glob(".tmp-*/model.safetensors")))
+    process.kill()
+    end(process)
+    assert status()["last_committed_step"] == first
+    monkeypatch.delenv("SLOW_DISK")
+    process = start("max_minutes=0.01", recipe=SLOW + SLOW_DISK)
+    output = end(process)
+    assert process.returncode == 75, output
+    assert f"continues at step {first} of" in output
+    assert not list(RUN.glob(".t*"))
