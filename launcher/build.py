@@ -16,6 +16,7 @@ from launcher import rng, sources
 from launcher.data import Batch, Data, Resident, assemble
 from launcher.errors import DataError, RecipeError, SettingsError, did_you_mean, listed
 from launcher.evaluate import checked
+from launcher.loaders import Loaders
 from launcher.modes import evaluating
 from launcher.plan import Plan
 from launcher.recipe import Loaded, Recipe
@@ -46,6 +47,7 @@ class Parts:
     """The rest of each parameter group, as the recipe made it."""
     plan: Plan
     resident: bool
+    loaders: Loaders
 
     def sample(self, part: str) -> Batch:
         """A batch of at most two samples of `train` or `test`, as the model would get it."""
@@ -99,8 +101,9 @@ def build(
     base_lrs = tuple(float(group["lr"]) for group in optimizer.param_groups)
     groups = group_values(optimizer)
     return Parts(
-        loaded, hparams, settings, world, data, model, optimizer, base_lrs, groups, plan, resident
-    )
+        loaded, hparams, settings, world, data, model, optimizer, base_lrs, groups, plan, resident,
+        Loaders.of(loaded, hparams, settings, world, data, plan),
+    )  # fmt: skip
 
 
 def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device) -> list[str]:

@@ -5,10 +5,11 @@ the plan says which samples, `SampleRng` says what happens to them, so that the 
 same batch in every process.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from itertools import tee
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -52,6 +53,14 @@ class Resident(Protocol):
     @property
     def nbytes(self) -> int: ...
     def to(self, device: torch.device) -> Source: ...
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A source whose samples are made one by one, with random draws of their own."""
+
+    def draw(self, index: Int64s, seed: int, *words: int) -> Batch:
+        """A micro-batch whose draws depend on the seed, the words and each sample alone."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +126,42 @@ class First:
         return self.source[index]
 
 
+class Task(NamedTuple):
+    """An order for one micro-batch of a source, as it is before it reaches the device."""
+
+    samples: Int64s
+    words: tuple[int, ...] = ()
+    """What the draws of a per-sample transform depend on, beside the seed and the sample."""
+
+
+Gather = Callable[[Iterable[Task]], Iterator[Batch]]
+"""From tasks to micro-batches, in order: a `loader.Loader`, or `gathered` in this process."""
+
+
+def gathered(source: Source, tasks: Iterable[Task], seed: int = 0) -> Iterator[Batch]:
+    """The micro-batches of some tasks, made here and now."""
+    for task in tasks:
+        if isinstance(source, Drawn):
+            yield source.draw(task.samples, seed, *task.words)
+        else:
+            yield source[task.samples]
+
+
 def assemble(
     data: Data, split: Split, index: Int64s, rng: SampleRng, device: torch.device
 ) -> Batch:
     """One micro-batch, ready for the model: gathered, moved, transformed, prepared."""
-    batch = split.source[index]
+    return finish(data, split, split.source[index], rng, device)
+
+
+def finish(data: Data, split: Split, batch: Batch, rng: SampleRng, device: torch.device) -> Batch:
+    """What happens to a micro-batch after it was gathered."""
+    samples = len(rng)
     if device.type != "cpu":
         batch = {key: value.to(device, non_blocking=True) for key, value in batch.items()}
     if split.transform is not None:
-        batch = _checked(split.transform(batch, rng), "a transform", len(index))
-    return _checked(data.prepare(batch), "Data.prepare", len(index))
+        batch = _checked(split.transform(batch, rng), "a transform", samples)
+    return _checked(data.prepare(batch), "Data.prepare", samples)
 
 
 def _checked(batch: Batch, function: str, samples: int) -> Batch:
@@ -143,15 +178,20 @@ def _checked(batch: Batch, function: str, samples: int) -> Batch:
 
 def feed(
     data: Data, plan: Plan, device: torch.device, *, start: int = 0, process: int = 0,
-    before: Callable[[Ticket], None] | None = None,
+    before: Callable[[Ticket], None] | None = None, gather: Gather | None = None,
 ) -> Iterator[tuple[Ticket, Batch]]:  # fmt: skip
     """The training micro-batches of one process, from step `start` to the end of the run.
 
-    `before` is called with each ticket before its batch is made: to seed the generators of
-    transforms that do not draw from `SampleRng`.
+    `before` is called with each ticket before its batch is transformed: to seed the generators of
+    transforms that do not draw from `SampleRng`. `gather` makes the batches, perhaps ahead and
+    elsewhere; left out, here.
     """
-    for ticket in plan.tickets(start, process):
+    source = data.train.source
+    ahead, tickets = tee(plan.tickets(start, process))
+    tasks = (Task(ticket.samples, (ticket.epoch,)) for ticket in ahead)
+    batches = gather(tasks) if gather else gathered(source, tasks, plan.seed)
+    for ticket, batch in zip(tickets, batches, strict=True):
         if before is not None:
             before(ticket)
         rng = SampleRng(plan.seed, ticket.epoch, ticket.samples)
-        yield ticket, assemble(data, data.train, ticket.samples, rng, device)
+        yield ticket, finish(data, data.train, batch, rng, device)

@@ -116,7 +116,7 @@ def banner(
             "plan": f"{plan.epochs} epochs x {plan.steps_per_epoch} steps of {plan.batch_size} = "
             f"{plan.total_steps} steps; micro-batches of {plan.micro_batch_size}"
             + (f" x {plan.accumulation}" if plan.accumulation > 1 else ""),
-            "workers": "0 (data in memory needs none)",
+            "workers": parts.loaders.how,
             "folder": request.label,
         },
     )

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from launcher.data import Batch, Data, assemble
+from launcher.data import Batch, Data, Gather, Task, finish, gathered
 from launcher.errors import RecipeError
 from launcher.modes import evaluating
-from launcher.rng import EVALUATE, SampleRng, torch_seed
+from launcher.rng import EVALUATE, Int64s, SampleRng, torch_seed
 
 BLOCK: Final = 256
 """Samples in one forward pass of an evaluation: a constant, so that no setting changes a score."""
@@ -30,24 +30,27 @@ Total = Callable[[Tensor], Tensor]
 def scores(
     model: nn.Module, metrics: Metrics, data: Data, device: torch.device, *, seed: int,
     process: int = 0, processes: int = 1, total: Total | None = None,
-    before: Callable[[list[int]], None] | None = None,
+    before: Callable[[list[int]], None] | None = None, gather: Gather | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Every metric of every test sample, in the split's order: float32, (samples,), on the host.
 
     `total` is the sum of a tensor over all processes; `before` seeds the generators, before each
-    block, for transforms that do not draw from `SampleRng`. The model's modes are left as they
-    were.
+    block, for transforms that do not draw from `SampleRng`; `gather` makes the blocks, perhaps
+    ahead and elsewhere. The model's modes are left as they were.
     """
     samples = len(data.test.source)
     block = min(BLOCK, samples)
     found: dict[str, Tensor] = {}
+    # A process without a block computes the first one for its shape and keeps nothing.
+    firsts = range(process * block, samples, processes * block) or (0,)
+    tasks = (Task(_padded(first, block, samples), (EVALUATE,)) for first in firsts)
+    batches = gather(tasks) if gather else gathered(data.test.source, tasks, seed)
     with evaluating(model):
-        # A process without a block computes the first one for its shape and keeps nothing.
-        for first in range(process * block, samples, processes * block) or (0,):
-            index = np.minimum(np.arange(first, first + block, dtype=np.int64), samples - 1)
+        for first, batch in zip(firsts, batches, strict=True):
+            index = _padded(first, block, samples)
             if before is not None:
                 before([torch_seed(seed, EVALUATE, first)])
-            batch = assemble(data, data.test, index, SampleRng(seed, 0, index), device)
+            batch = finish(data, data.test, batch, SampleRng(seed, 0, index), device)
             mine = first // block % processes == process
             real = min(block, samples - first) if mine else 0
             for name, values in checked(metrics(model, batch), block, found).items():
@@ -57,6 +60,11 @@ def scores(
         # In the recipe's order, which is that of every process.
         found = dict(zip(found, total(torch.stack([*found.values()])), strict=True))
     return {name: values.cpu() for name, values in found.items()}
+
+
+def _padded(first: int, block: int, samples: int) -> Int64s:
+    """A block's samples; the last one is repeated to full size."""
+    return np.minimum(np.arange(first, first + block, dtype=np.int64), samples - 1)
 
 
 def checked(values: Any, samples: int, before: Mapping[str, object]) -> dict[str, Tensor]:

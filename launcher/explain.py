@@ -19,6 +19,7 @@ from launcher.errors import (
     listed,
 )
 from launcher.layers import scalar
+from launcher.loader import worker_error
 from launcher.peers import Peers
 from launcher.recipe import Loaded, blame, out_of_memory
 from launcher.settings import Hparams
@@ -48,6 +49,8 @@ def explained(
             f"micro_batch_size=; the gradient stays that of the whole batch."
         )
     text = str(error)
+    if isinstance(error, RuntimeError) and "DataLoader worker" in text:  # by a signal, anywhere
+        return worker_error(error, 0.0)
     if isinstance(error, RuntimeError) and ("gloo" in text or "NCCL" in text):
         return DistributedError(
             f"another process is gone or does not answer: {text.splitlines()[0]} Look at what the "

@@ -48,6 +48,7 @@ def execute(request: Request) -> None:
                 describe.closing(screen, request)
                 return
             parts = build(loaded, hparams, request.settings, world, before or None)
+            held.callback(parts.loaders.close)
             refuse_differences(world, {**identity, **describe.same_everywhere(parts)})
             if request.dry_run:
                 dry_run(request, parts, screen)

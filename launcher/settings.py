@@ -107,7 +107,6 @@ DURATIONS = ("evaluate_every", "checkpoint_every")
 # What is not built yet takes its default and refuses the rest: nobody shall believe that a setting
 # has an effect which it does not have.
 NOT_YET: Mapping[str, tuple[object, ...]] = {
-    "workers": ("auto", 0),
     "compile": ("off",),
     "wandb": ("auto", "off"),
     "wandb_project": (None,),
@@ -165,6 +164,11 @@ def as_json(instance: Any) -> dict[str, Any]:
     except (PydanticUserError, PydanticSerializationError, ValueError, TypeError) as error:
         raise SettingsError(f"{type(instance).__name__} cannot be recorded: {error}.") from error
     return document
+
+
+def from_json(cls: type[T], text: str) -> T:
+    """What `as_json` gave, as an instance again."""
+    return TypeAdapter(cls).validate_json(text)
 
 
 def check_name(name: str, source: str) -> str:

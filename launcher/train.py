@@ -55,6 +55,7 @@ def train(
     micro_batches = feed(
         parts.data, plan, world.device, start=state.step, process=world.process,
         before=lambda ticket: world.seed(_seeds(plan, ticket, rng.AUGMENT)),
+        gather=parts.loaders.train,
     )  # fmt: skip
     saved = time.monotonic()
 
@@ -137,7 +138,7 @@ def evaluate(parts: Parts) -> dict[str, float | None]:
         found = scores(
             parts.model, parts.recipe.metrics, parts.data, world.device, seed=parts.hparams.seed,
             process=world.process, processes=world.processes, total=world.total,
-            before=before,
+            before=before, gather=parts.loaders.test,
         )  # fmt: skip
     return averages(found, parts.data)
 

@@ -1,0 +1,67 @@
+"""How many loader processes a run has, and the loaders of both its splits."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher import settings as fields
+from launcher.data import Data, Drawn
+from launcher.loader import Loader, Origin
+from launcher.plan import Plan
+from launcher.recipe import Loaded
+from launcher.settings import Hparams, RunSettings
+from launcher.strategy import World
+from launcher.tuned import Tuned, key, lookup
+
+MOST_GUESSED = 8
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """Of one process; the workers begin with the first batch that is asked for."""
+
+    train: Loader
+    test: Loader
+    how: str
+    """Why there are as many workers as there are, for the banner."""
+
+    @classmethod
+    def of(
+        cls, loaded: Loaded, hparams: Hparams, settings: RunSettings, world: World, data: Data,
+        plan: Plan,
+    ) -> "Loaders":  # fmt: skip
+        workers, how, tuned = choose(loaded, hparams, settings, world, data, plan)
+        made = {}
+        for part in ("train", "test"):
+            source = data.train.source if part == "train" else data.test.source
+            origin = Origin(
+                path=loaded.path, sha256=loaded.sha256, part=part,
+                hparams=json.dumps(fields.as_json(hparams)), data_dir=Path(settings.data_dir),
+            )  # fmt: skip
+            made[part] = Loader(
+                source, origin, hparams.seed, workers, timeout=settings.timeout,
+                prefetch=tuned.prefetch, pin=world.device.type == "cuda",
+            )  # fmt: skip
+        return cls(made["train"], made["test"], how)
+
+    def close(self) -> None:
+        """End all workers."""
+        self.train.close()
+        self.test.close()
+
+
+def choose(
+    loaded: Loaded, hparams: Hparams, settings: RunSettings, world: World, data: Data, plan: Plan
+) -> tuple[int, str, Tuned]:
+    """Workers for each training process, in words why, and what goes with them."""
+    if not isinstance(data.train.source, Drawn):
+        return 0, "0 (data in memory needs none)", Tuned()
+    if settings.workers != "auto":
+        return settings.workers, f"{settings.workers} (given)", Tuned()
+    measured = lookup(key(loaded, hparams, data, plan, world))
+    if measured is not None:
+        return measured.workers, f"{measured.workers} (measured {measured.at})", measured
+    cores = len(os.sched_getaffinity(0)) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    guess = max(1, min(MOST_GUESSED, cores))
+    return guess, f"{guess} (guessed; scripts/tune_workers.py measures)", Tuned()
