@@ -70,7 +70,6 @@ def left() -> list[str]:
         (["r.py", "evaluate_every=soon"], "evaluate_every: a duration is"),
         (["r.py", "monitor=test/acuracy"], "Did you mean 'test/accuracy'?"),
         (["r.py", "compile=default"], "compile=default (from argument) is not built yet"),
-        (["r.py", "workers=4"], "workers=4 (from argument) is not built yet"),
         (["r.py", "name=../x"], "name='../x' (from argument) cannot be a folder"),
         (["r.py", "name=a/b"], "cannot be a folder"),
         (["r.py", "name=a\x1b[31m"], "cannot be a folder"),

@@ -37,7 +37,7 @@ FLOORS: list[set[str]] = [
         "build",
         "saver",
     }
-    | {"train"},
+    | {"loader", "loaders", "train", "tuned"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""},
 ]
 

@@ -312,17 +312,11 @@ def test_a_run_that_continues_with_the_next_samples_ends_otherwise(
     expected = uninterrupted("checkpoint_every=5")
 
     def too_far(
-        data: Data,
-        plan: Plan,
-        device: torch.device,
-        *,
-        start: int,
-        process: int,
-        before: Callable[[Ticket], None],
+        data: Data, plan: Plan, device: torch.device, *, start: int, **rest: Any
     ) -> Iterator[tuple[Ticket, Batch]]:
-        right = feed(data, plan, device, start=start, process=process, before=before)
+        right = feed(data, plan, device, start=start, **rest)
         return right if start == 0 else itertools.chain(
-            feed(data, plan, device, start=start + 1, process=process, before=before), right
+            feed(data, plan, device, start=start + 1, **rest), right
         )  # fmt: skip
 
     monkeypatch.setattr(train, "feed", too_far)
