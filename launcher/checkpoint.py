@@ -33,7 +33,7 @@ from launcher.snapshot import Host, Snapshot, json_bytes
 FORMAT = 1
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _STEP = re.compile(r"step-([0-9]{12})")
-_MOST_JSON = 1 << 26
+_MOST_MANIFEST = 1 << 16  # a hundred times what ours has: a longer one is parsed by nobody
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def read(run: Path, step: int) -> Checkpoint:
     folder = folder_of(run, step)
     try:
         files = {
-            "manifest.json": storage.read(folder / "manifest.json", most=_MOST_JSON),
+            "manifest.json": storage.read(folder / "manifest.json", most=_MOST_MANIFEST),
             "COMMIT": storage.read(folder / "COMMIT", most=64),
         }
         manifest = _checked_manifest(files, folder.name, step)
@@ -167,6 +167,8 @@ def parse(files: Mapping[str, bytes], step: int) -> Checkpoint:
             if hashlib.sha256(files[name]).hexdigest() != entry.sha256:
                 raise CheckpointError(f"{folder}: {name} was changed or cut short.")
         state = json.loads(files["state.json"])
+        if not isinstance(state, dict) or not isinstance(state.get("slots"), dict):
+            raise CheckpointError(f"{folder}: state.json is not the state of a run.")
         optimizer = dict(tensors_of(files["optimizer.safetensors"])) | state.pop("slots")
         model = tensors_of(files["model.safetensors"])
         return Checkpoint(step, model, manifest.optimizer, optimizer, state, files)
@@ -193,15 +195,23 @@ def _checked_manifest(files: Mapping[str, bytes], folder: str, step: int) -> _Ma
     if hashlib.sha256(text).hexdigest().encode() != files["COMMIT"]:
         raise CheckpointError(f"{folder}: manifest.json is not the one that COMMIT names.")
     try:
-        document = json.loads(text)
+        document = json.loads(text.decode(), object_pairs_hook=_each_once)
         version = document.get("format") if isinstance(document, dict) else None
         if isinstance(version, int) and version != FORMAT:
             raise CheckpointError(f"{folder}: has format {version}, this launcher reads {FORMAT}.")
-        found = _Manifest.model_validate_json(text)
+        found = _Manifest.model_validate(document)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder}: {type(error).__name__}: {error}.") from error
     if found.step != step or sorted(found.files) != sorted(FILES):
         raise CheckpointError(f"{folder}: manifest.json belongs to another checkpoint.")
+    return found
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; one that names a key twice would mean different things to two readers."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
     return found
 
 

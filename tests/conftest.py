@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # tests run from a folder of their own
     sys.path.insert(0, str(ROOT))
+if str(ROOT / "scripts") not in sys.path:
+    sys.path.append(str(ROOT / "scripts"))
 
 _LAUNCHERS = ("ACCELERATE_", "MASTER_", "LOCAL_", "TORCHELASTIC_", "GROUP_", "ROLE_", "WANDB_")
 _RANKS = ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS")

@@ -1,14 +1,8 @@
-"""Kills at random instants, in short: `scripts/torture_kills.py` does a thousand of them."""
-
-import sys
+"""Kills at random instants, in short: `scripts/torture.py kills` does a thousand of them."""
 
 import pytest
-from conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from torture_account import begun, committed
-from torture_kills import lay
+from faults.account import begun, committed
+from faults.kills import lay
 
 
 def test_what_a_run_says_is_read_from_whole_lines() -> None:

@@ -15,10 +15,11 @@ import pytest
 import torch
 from conftest import command, write_recipe
 
-from launcher import checkpoint, storage, train
+from launcher import checkpoint, resume, storage, train
 from launcher.data import Batch, Data, feed
 from launcher.meter import Meter
 from launcher.plan import Plan, Ticket
+from launcher.state import State
 
 RUN = Path("checkpoints/r")
 WALL_CLOCK = ("seconds", "train/samples_per_s", "train/data_wait")
@@ -338,6 +339,27 @@ def test_a_run_that_forgets_its_losses_writes_other_metrics(
     expected = uninterrupted("checkpoint_every=5")
     monkeypatch.setattr(Meter, "restore", lambda meter, sums, count: None)
     assert not stopped_and_continued(expected)
+
+
+@pytest.mark.parametrize("field", ["step", "loss_sums", "loss_count", "records", "scores", "best"])
+def test_a_run_that_forgets_any_part_of_its_state_ends_otherwise(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scaler and parameter groups, which nothing changes here, are tested where they change."""
+    expected = uninterrupted("checkpoint_every=5")
+    start("checkpoint_every=5", stop="ctrl-c 56")
+    assert committed() == 25
+    whole = resume.restored
+
+    def forgetful(*given: Any) -> State:
+        return replace(whole(*given), **{field: getattr(State(), field)})
+
+    monkeypatch.setattr(resume, "restored", forgetful)
+    try:
+        start("checkpoint_every=5")
+    except AssertionError:  # it did not even end
+        return
+    assert outcome() != expected
 
 
 # ── a finished run ──────────────────────────────────────────────────────────────────────────────

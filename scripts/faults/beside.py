@@ -1,4 +1,4 @@
-"""The same kills on training with Accelerate alone, side by side (see `torture_accelerate`).
+"""The same kills on training with Accelerate alone, side by side (see `plain`).
 
 Counted is what happens, in the words of a user: an attempt that cannot start because of what the
 kill left (the newest checkpoint is then removed by hand, and it goes on), an acknowledged step from
@@ -12,11 +12,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from nursery import Nursery
-from torture_accelerate import EPOCHS, FINAL, checkpoints
-from torture_account import committed
-from torture_attempt import Attempt, Command
-from torture_rows import Row
+from faults.account import committed
+from faults.attempt import Attempt, Command
+from faults.nursery import Nursery
+from faults.plain import EPOCHS, FINAL, checkpoints
+from faults.rows import ACCELERATE, Row
 
 _LONGEST = 300.0
 _SHARE = {"mlp": 0.6, "lenet": 0.4}
@@ -40,7 +40,7 @@ def _row(name: str, kills: int, counted: Counter[str]) -> Row:
     words = ", ".join(f"{kind} {counted[kind]}" for kind in wrong)
     words = f"{counted['runs']} runs to the end, {counted['commits']} commits; {words}"
     total = sum(counted[kind] for kind in wrong)
-    return Row("plain Accelerate", f"{name}, 1 process", kills, total, words)
+    return Row("kills", f"{name}, 1 process", kills, total, words, subject=ACCELERATE)
 
 
 class _Beside:
@@ -70,7 +70,7 @@ class _Beside:
         self._folder.mkdir()
 
     def _attempt(self) -> Attempt:
-        command = Command("torture_accelerate:main", [self._name])
+        command = Command("faults.plain:main", [self._name])
         return Attempt(self._nursery, command, self._folder, fresh=False)
 
     def _chain(self, draw: random.Random, kills: int, window: float) -> None:

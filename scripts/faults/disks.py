@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from torture_machine import (
+from faults.machine import (
     Skipped,
     end,
     expected,

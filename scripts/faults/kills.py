@@ -1,12 +1,12 @@
 """SIGKILL at random instants, until a thousand kills have changed nothing.
 
-    python scripts/torture_kills.py --count 50 --seed 1 --only mlp
-    python scripts/torture_kills.py --without optimizer --only mlp --count 20   # must be noticed
+    python scripts/torture.py kills --count 50 --seed 1
+    cd scripts && python -m faults.kills --only mlp --without optimizer --count 20  # is noticed
 
 Each workload is trained once without a kill. Then the same command is started and killed after a
 random time, drawn evenly from all the time that the run takes, and started again, until it ends;
 and the result must be that of the run nobody killed, to the byte. After every kill the parent holds
-its own account of what the process acknowledged against the disk (see `torture_account`). With two
+its own account of what the process acknowledged against the disk (see `account`). With two
 processes the whole group is killed, or one process alone: then the other must end by itself.
 
 SIGKILL leaves the page cache as it is, so this says nothing about fsync: a power cut would.
@@ -22,13 +22,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import torture_beside
-from nursery import Nursery
-from torture_account import Account, Reference, Tally, begun, final
-from torture_attempt import Attempt, Command, gone, members
-from torture_rows import Row
-from torture_workloads import COMMON, WORKLOADS, Workload
-
+from faults import beside
+from faults.account import Account, Reference, Tally, begun, final
+from faults.attempt import Attempt, Command, gone, members
+from faults.nursery import Nursery
+from faults.rows import LAUNCHER, Row
+from faults.workloads import COMMON, WORKLOADS, Workload
 from launcher import screen
 
 FRESH = 0.05
@@ -188,11 +187,11 @@ def row(label: str, tally: Tally) -> Row:
     if tally.slowest_end:
         codes = ", ".join(f"{code} {number}x" for code, number in sorted(tally.codes.items()))
         words += f"; slowest end after a peer's death {tally.slowest_end:.2f} s, by code {codes}"
-    return Row("kill", label, tally.kills.total(), tally.violations.total(), words)
+    return Row("kills", label, tally.kills.total(), tally.violations.total(), words)
 
 
 def _words(one: Row) -> str:
-    return f"{one.mode}, {one.what}: {one.count} kills, {one.violations} wrong; {one.result}"
+    return f"{one.mode}, {one.what}: {one.count} kills, {one.violations} wrong; {one.found}"
 
 
 def lay(seed: int, count: int, only: str = "", without: tuple[str, ...] = ()) -> dict[str, Tally]:
@@ -216,7 +215,7 @@ def rows(seed: int, count: int | None) -> list[Row]:
     """The rows of the table: ours, and plain Accelerate's, with a tenth of the kills."""
     kills = 1000 if count is None else count
     found = [row(label, tally) for label, tally in lay(seed, kills).items()]
-    return found + torture_beside.rows(seed, max(2, kills // 10))
+    return found + beside.rows(seed, max(2, kills // 10))
 
 
 def main() -> int:
@@ -233,13 +232,13 @@ def main() -> int:
         table(tallies)
         found += [row(label, tally) for label, tally in tallies.items()]
     if asked.only == "beside" or not (asked.only or asked.without):
-        found += torture_beside.rows(asked.seed, max(2, asked.count // 10))
+        found += beside.rows(asked.seed, max(2, asked.count // 10))
     for one in found:
-        if one.mode != "kill":
+        if one.subject != LAUNCHER:
             screen.text(_words(one))
     if asked.json:
         asked.json.write_text(json.dumps([asdict(one) for one in found], indent=1))
-    return int(any(one.violations for one in found if one.mode == "kill"))
+    return int(any(one.violations for one in found if one.subject == LAUNCHER))
 
 
 if __name__ == "__main__":

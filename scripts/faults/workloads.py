@@ -8,7 +8,7 @@ numbers shows in their weights; LeNet is the recipe as it is, which does neither
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 _RECIPE = '''\
 """{title}"""

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from torture_machine import (
+from faults.machine import (
     ROOT,
     Skipped,
     end,

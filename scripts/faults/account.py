@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torture_attempt import Attempt
-
+from faults.attempt import Attempt
 from launcher import checkpoint
 from launcher.errors import CheckpointError, StorageError
 

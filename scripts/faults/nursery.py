@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 _MESSAGE = 1 << 20
 _SET = ("RANK", "WORLD_SIZE", "GROUP_RANK", "OMP_NUM_THREADS", "PYTHONPATH", "HF_HOME")
 _PREFIXES = ("ACCELERATE_", "MASTER_", "LOCAL_", "TORCHELASTIC_", "ROLE_", "WANDB_")
@@ -153,7 +153,7 @@ def main() -> None:
 
         assert all((sklearn.datasets, torch._dynamo, torchvision, launcher.cli, launcher.run))
         if sys.argv[2:]:
-            import sabotage
+            from faults import sabotage
 
             for name in sys.argv[2:]:
                 sabotage.WITHOUT[name]()
