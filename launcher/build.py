@@ -74,7 +74,7 @@ def build(
     it open; it is kept where it fits. Raises RecipeError, DataError and SettingsError for what
     would fail later.
     """
-    sources.folder.set(Path(settings.data_dir))
+    sources.data_dir.set(Path(settings.data_dir))
     data: Data = recipes.call(loaded, "data", Data, hparams)
     _check_sources(loaded, data)
     samples = len(data.train.source)
@@ -183,6 +183,12 @@ def _check_sources(loaded: Loaded, data: Data) -> None:
             raise DataError(f"the {part} split of {loaded.path} has no sample.")
         if not isinstance(getattr(source, "fingerprint", None), str):
             raise RecipeError(f"the {part} source of {loaded.path} has no fingerprint, a text.")
+    train, test = data.train.source.classes, data.test.source.classes
+    if train and test and tuple(train) != tuple(test):
+        raise DataError(
+            f"the train and test splits of {loaded.path} must have the same classes, in the same "
+            f"order; {listed([*train])} are not {listed([*test])}."
+        )
 
 
 def _check_model(loaded: Loaded, model: nn.Module) -> None:

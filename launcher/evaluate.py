@@ -19,6 +19,7 @@ from launcher.data import Batch, Data, Gather, Task, finish, gathered
 from launcher.errors import RecipeError
 from launcher.modes import evaluating
 from launcher.rng import EVALUATE, Int64s, SampleRng, torch_seed
+from launcher.sources.decoded import Decoded
 
 BLOCK: Final = 256
 """Samples in one forward pass of an evaluation: a constant, so that no setting changes a score."""
@@ -111,6 +112,8 @@ def _mean(values: Tensor) -> float | None:
 def labels(data: Data) -> Tensor:
     """The label of every test sample: int64, (samples,), on the host."""
     source = data.test.source
+    if isinstance(source, Decoded):
+        return source.labels()
     parts = [
         source[np.arange(first, min(first + BLOCK, len(source)), dtype=np.int64)]["label"].cpu()
         for first in range(0, len(source), BLOCK)

@@ -49,7 +49,7 @@ class Origin:
         loaded = recipe.load(self.path)
         if loaded.sha256 != self.sha256:
             raise DataError(f"{self.path} was changed while the run was going on.")
-        sources.folder.set(self.data_dir)
+        sources.data_dir.set(self.data_dir)
         hparams = settings.from_json(loaded.recipe.hparams, self.hparams)
         data = loaded.recipe.data(hparams)
         source = (data.train if self.part == "train" else data.test).source

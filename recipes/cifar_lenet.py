@@ -19,7 +19,7 @@ class LeNetHparams(Hparams):
     epochs: int = 2
     batch_size: int = 4
     dataset: str = "cifar10"
-    """digits, mnist, fashion_mnist, cifar10 or synthetic."""
+    """digits, mnist, fashion_mnist, cifar10, synthetic, or the path of a folder of images."""
     peak_lr: float = 0.001
     """The learning rate; it stays constant."""
     momentum: float = 0.9

@@ -36,7 +36,9 @@ class ResNetHparams(Hparams):
     batch_size: int = 512
     precision: Literal["no", "fp16", "bf16", "auto"] | None = "auto"
     dataset: str = "cifar10"
-    """digits, mnist, fashion_mnist, cifar10 or synthetic."""
+    """digits, mnist, fashion_mnist, cifar10, synthetic, or the path of a folder of images."""
+    size: int | None = None
+    """Height and width of images; by default their own, and 32 for those of a folder."""
     peak_lr: float = 0.2
     """The highest learning rate, after the warm-up; then it falls along half a cosine."""
     warmup: float = 0.15
@@ -63,8 +65,8 @@ def data(hparams: ResNetHparams) -> Data:
         return batch | {"image": image}
 
     return Data(
-        train=Split(sources.load(hparams.dataset, "train", channels=3), transform),
-        test=Split(sources.load(hparams.dataset, "test", channels=3)),
+        train=Split(sources.load(hparams.dataset, "train", hparams.size, channels=3), transform),
+        test=Split(sources.load(hparams.dataset, "test", hparams.size, channels=3)),
         prepare=augment.normalize(mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26)),
     )
 

@@ -21,7 +21,9 @@ class MlpHparams(Hparams):
     epochs: int = 10
     batch_size: int = 256
     dataset: str = "fashion_mnist"
-    """digits, mnist, fashion_mnist, cifar10 or synthetic."""
+    """digits, mnist, fashion_mnist, cifar10, synthetic, or the path of a folder of images."""
+    size: int | None = None
+    """Height and width of images; by default their own, and 32 for those of a folder."""
     peak_lr: float = 0.1
     """The first learning rate; it falls along half a cosine."""
     momentum: float = 0.9
@@ -36,8 +38,8 @@ class MlpHparams(Hparams):
 
 def data(hparams: MlpHparams) -> Data:
     return Data(
-        train=Split(sources.load(hparams.dataset, "train")),
-        test=Split(sources.load(hparams.dataset, "test")),
+        train=Split(sources.load(hparams.dataset, "train", hparams.size)),
+        test=Split(sources.load(hparams.dataset, "test", hparams.size)),
         prepare=augment.normalize(mean=(0.5,), std=(0.5,)),
     )
 

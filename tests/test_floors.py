@@ -22,7 +22,8 @@ FLOORS: list[set[str]] = [
     | {"modes"}
     | {"models", "models.lenet", "models.mlp", "models.resnet"}
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits", "sources.download"}
-    | {"sources.mnist", "sources.synthetic"},
+    | {"sources.mnist", "sources.synthetic", "sources.decoded", "sources.photo", "sources.listing"}
+    | {"sources.files", "sources.folder", "sources.table", "sources.tensors", "sources.dataset"},
     {"recipe", "checkpoint", "slots", "snapshot", "tensorfile", "state", "record", "screen"},
     {
         "stop",
@@ -61,7 +62,14 @@ BESIDE: dict[str, set[str]] = {
     "metrics": {"data"},
     "models": {"models.lenet", "models.mlp", "models.resnet"},
     "sources": {"sources.arrays", "sources.cifar10", "sources.digits", "sources.mnist"}
-    | {"sources.synthetic"},
+    | {"sources.synthetic", "sources.folder", "sources.table", "sources.tensors", "data"}
+    | {"sources.dataset"},
+    "sources.dataset": {"data", "sources.decoded"},
+    "sources.decoded": {"data"},
+    "sources.files": {"data", "sources.decoded", "sources.listing", "sources.photo"},
+    "sources.folder": {"sources.files", "sources.listing", "sources.photo"},
+    "sources.table": {"sources.files", "sources.listing", "sources.photo"},
+    "sources.tensors": {"data"},
     "sources.arrays": {"data"},
     "sources.cifar10": {"sources.arrays", "sources.download"},
     "sources.digits": {"sources.arrays"},
@@ -86,7 +94,7 @@ BESIDE: dict[str, set[str]] = {
 
 OTHERS: list[set[str]] = [  # what a floor may import besides the standard library and the house
     {"numpy", "pydantic", "pydantic_core", "yaml"},
-    {"numpy", "torch"},
+    {"numpy", "torch", "PIL"},
     {"numpy", "torch", "pydantic", "safetensors", "rich"},
     {"numpy", "torch", "accelerate"},
     {"numpy", "torch"},
@@ -224,6 +232,10 @@ def test_models_need_torch_only(name: str) -> None:
 def test_accelerate_lives_in_two_files_and_nowhere_else() -> None:
     users = {name for name, tree in TREES.items() if "accelerate" in outside(tree)}
     assert users == {"connect", "strategy"}
+
+
+def test_pillow_lives_in_one_file_and_nowhere_else() -> None:
+    assert {name for name, tree in TREES.items() if "PIL" in outside(tree)} == {"sources.photo"}
 
 
 @pytest.mark.parametrize("package", ["torchvision", "sklearn", "wandb", "matplotlib", "PIL"])

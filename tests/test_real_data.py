@@ -22,9 +22,9 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def real_folder() -> Iterator[None]:
-    token = sources.folder.set(Path(FOLDER))
+    token = sources.data_dir.set(Path(FOLDER))
     yield
-    sources.folder.reset(token)
+    sources.data_dir.reset(token)
 
 
 @SPLITS
@@ -32,7 +32,7 @@ def real_folder() -> Iterator[None]:
 def test_cifar10_is_that_of_torchvision(split: SplitName) -> None:
     from torchvision.datasets import CIFAR10
 
-    ours = sources.load("cifar10", split)
+    ours: Any = sources.load("cifar10", split)
     theirs: Any = CIFAR10(FOLDER, train=split == "train")
     assert len(ours) == {"train": 50_000, "test": 10_000}[split]
     assert np.array_equal(ours.image.permute(0, 2, 3, 1).numpy(), theirs.data)
@@ -49,7 +49,7 @@ def test_mnist_and_fashion_mnist_are_those_of_torchvision(
 ) -> None:
     import torchvision
 
-    ours = sources.load(name, split)
+    ours: Any = sources.load(name, split)
     theirs = getattr(torchvision.datasets, theirs_name)(FOLDER, train=split == "train")
     assert len(ours) == {"train": 60_000, "test": 10_000}[split]
     assert np.array_equal(ours.image[:, 0].numpy(), theirs.data.numpy())

@@ -32,6 +32,14 @@ def random_images(*shape: int, seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
+def loaded(
+    name: str, split: SplitName, size: int | None = None, channels: int | None = None
+) -> Arrays:
+    source = sources.load(name, split, size, channels)
+    assert isinstance(source, Arrays)
+    return source
+
+
 def arrays(*shape: int, classes: int = 3) -> Arrays:
     names = tuple(str(number) for number in range(classes))
     return Arrays.of(random_images(*shape), np.arange(shape[0]) % classes, names)
@@ -250,7 +258,7 @@ def test_labels_and_classes_stay_with_their_images() -> None:
 def test_what_the_recipes_load_has_the_shape_they_asked_for(
     name: str, split: SplitName, size: int | None, channels: int | None
 ) -> None:
-    source = sources.load(name, split, size, channels)
+    source = loaded(name, split, size, channels)
     own = {"digits": (1, 8, 8), "synthetic": (3, 32, 32)}[name]
     assert source.shape == (channels or own[0], size or own[1], size or own[2])
     assert source.classes == tuple("0123456789")
@@ -260,7 +268,7 @@ def test_what_the_recipes_load_has_the_shape_they_asked_for(
 @pytest.mark.parametrize("name", ["digits", "synthetic"])
 def test_training_and_test_images_are_different_ones(name: str) -> None:
     def seen(split: SplitName) -> set[bytes]:
-        return {image.numpy().tobytes() for image in sources.load(name, split).image}
+        return {image.numpy().tobytes() for image in loaded(name, split).image}
 
     assert not seen("train") & seen("test")
     assert sources.load(name, "train").fingerprint != sources.load(name, "test").fingerprint
@@ -427,7 +435,7 @@ def shown(path: Path) -> str:
 
 
 def fashion(split: SplitName = "train") -> Arrays:
-    return sources.load("fashion_mnist", split)
+    return loaded("fashion_mnist", split)
 
 
 def compress(raw: Path) -> None:
@@ -465,11 +473,11 @@ def test_files_are_found_where_the_package_of_debian_puts_them(
 
 def test_the_folder_of_the_data_sets_is_the_run_setting(raw: Path, tmp_path: Path) -> None:
     raw.parent.parent.rename(tmp_path / "mine")
-    token = sources.folder.set(tmp_path / "mine")
+    token = sources.data_dir.set(tmp_path / "mine")
     try:
         assert len(fashion()) == 30
     finally:
-        sources.folder.reset(token)
+        sources.data_dir.reset(token)
     with pytest.raises(AssertionError, match="would be downloaded"):
         fashion()
 

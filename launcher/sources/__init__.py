@@ -1,29 +1,41 @@
-"""Data sets as sources, by name.
+"""Where samples come from.
 
     sources.load("cifar10", "train")                    3 x 32 x 32
     sources.load("mnist", "test", size=32, channels=3)  padded from 28, repeated over channels
+    sources.load("photos", "train", size=64)            a folder of images
+    sources.folder("photos", transform)                 the same, as the recipe wants it
+    sources.csv("labels.csv", size=64)                  a table of paths and labels
+    sources.tensors(image=image, label=label)           in memory
+    sources.from_dataset(dataset)                       any map-style Dataset of torch
 
 `digits` and `synthetic` need no file; `mnist`, `fashion_mnist` and `cifar10` lie in the folder of
 the run setting `data_dir`, in torchvision's layout, and are downloaded once when not there.
 """
 
+import os
 from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
+from launcher.data import Source
 from launcher.errors import SettingsError, did_you_mean
 from launcher.sources.arrays import Arrays as Arrays
 from launcher.sources.cifar10 import cifar10
+from launcher.sources.dataset import from_dataset as from_dataset
 from launcher.sources.digits import digits
+from launcher.sources.folder import folder as folder
+from launcher.sources.folder import parted
 from launcher.sources.mnist import fashion_mnist, mnist
 from launcher.sources.synthetic import synthetic as synthetic
+from launcher.sources.table import csv as csv
+from launcher.sources.tensors import tensors as tensors
 
 SplitName = Literal["train", "test"]
 
 # A recipe's `data` takes hyperparameters only, and where files lie is not one: the launcher sets
 # the folder before it calls a recipe.
-folder: ContextVar[Path] = ContextVar("folder", default=Path("data"))
+data_dir: ContextVar[Path] = ContextVar("data_dir", default=Path("data"))
 
 NAMED: dict[str, Callable[[SplitName, Path], Arrays]] = {
     "digits": lambda split, root: digits(split),
@@ -36,16 +48,31 @@ NAMED: dict[str, Callable[[SplitName, Path], Arrays]] = {
 
 def load(
     name: str, split: SplitName, size: int | None = None, channels: int | None = None
-) -> Arrays:
-    """A data set by name, with every image brought to one shape.
+) -> Source:
+    """A data set by name, or a folder of images by its path, with every image in one shape.
 
-    `size`: height and width; an image is enlarged by whole pixels if that fits (8 to 32), padded
-    with zeros if it is smaller (28 to 32), else resized. `channels`: 1 or 3. Without them images
-    keep their own. Raises SettingsError for an unknown name and DataError for missing or damaged
-    files.
+    `size`: height and width; an image of a named set is enlarged by whole pixels if that fits (8 to
+    32), padded with zeros if it is smaller (28 to 32), else resized. `channels`: 1 or 3. Without
+    them images keep their own.
+
+    A path is relative to the current folder. Below it lie `train/` and `val/`, `valid/` or `test/`
+    with folders of classes, or folders of classes alone: then every fifth image of each is for
+    tests. See `folder`; `size` is 32 and `channels` 3 unless given.
+
+    Raises SettingsError for an unknown name and DataError for missing or damaged files.
     """
-    if name not in NAMED:
+    if name in NAMED:
+        return NAMED[name](split, data_dir.get()).fit(size, channels)
+    path = os.path.expanduser(name)
+    if os.path.isdir(path):
+        return parted(path, split, size, channels)
+    if os.sep in name:
+        what = "is no folder, but a file" if os.path.exists(path) else "is not there"
         raise SettingsError(
-            f"dataset={name!r} is none of {', '.join(NAMED)}.{did_you_mean(name, NAMED)}"
+            f"dataset={name} {what}: give a folder of folders of images, from {Path.cwd()}, or "
+            f"one of {', '.join(NAMED)}."
         )
-    return NAMED[name](split, folder.get()).fit(size, channels)
+    raise SettingsError(
+        f"dataset={name!r} is none of {', '.join(NAMED)}, and no folder in {Path.cwd()}."
+        f"{did_you_mean(name, NAMED)}"
+    )
