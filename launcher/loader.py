@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from launcher import recipe, settings, sources
 from launcher.data import Batch, Drawn, Source, Task, gathered
@@ -142,15 +143,19 @@ class Loader:
             raise worker_error(error, self._timeout) from error
 
     def close(self) -> None:
-        """End the workers: they ignore SIGTERM, which torch would send them."""
-        iterator = getattr(self._loader, "_iterator", None)
+        """End the workers at once: they ignore SIGTERM, and what they make ahead is not needed."""
+        iterator: Any = getattr(self._loader, "_iterator", None)
+        self._loader = None
         if iterator is None:
             return
-        own = {worker.pid for worker in getattr(iterator, "_workers", ())}
+        # Torch takes a worker that is killed for an error, unless it has been told to forget it.
+        signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
+        iterator._worker_pids_set = False
+        own = {worker.pid for worker in iterator._workers}
         for child in multiprocessing.active_children():
             if child.pid in own:
                 child.kill()
-        self._loader = None
+                child.join()
 
 
 def worker_error(error: RuntimeError, timeout: float) -> Exception:
