@@ -4,7 +4,8 @@
     sources.load("mnist", "test", size=32, channels=3)  padded from 28, repeated over channels
 
 `digits` and `synthetic` need no file; `mnist`, `fashion_mnist` and `cifar10` lie in the folder of
-the run setting `data_dir`, in torchvision's layout, and are downloaded once when not there.
+the run setting `data_dir`, in torchvision's layout, and are downloaded once when not there, from
+`mirror` first if one is set.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
+from launcher.catalog import NAMES as NAMES
+from launcher.download import mirror as mirror
 from launcher.errors import SettingsError, did_you_mean
 from launcher.sources.arrays import Arrays as Arrays
 from launcher.sources.cifar10 import cifar10
