@@ -8,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -426,10 +427,7 @@ def test_a_user_and_a_password_are_sent_and_never_shown(
     assert "cret" not in recorded
 
 
-def test_a_password_is_not_sent_to_where_a_mirror_points(
-    server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server.moved_to = server.url.replace("127.0.0.1", "localhost")
+def test_a_password_is_not_sent_to_where_a_mirror_points(server: Server) -> None:
     with Server() as other:
         thread = threading.Thread(target=other.serve_forever, args=(0.02,))
         thread.start()
@@ -445,7 +443,7 @@ def test_a_password_is_not_sent_to_where_a_mirror_points(
 
 @pytest.mark.parametrize(
     "url",
-    ["ftp://x/y", "data", "/data", "", "http://", "file://elsewhere/x", "file:x", "http://x:y/",
+    ["ftp://x/y", "data", "/data", "http://", "file://elsewhere/x", "file:x", "http://x:y/",
      "http://x/?a", "http://x/#a", "http://x/a b", "https://u:secret@x:y/", "u:secret@x/y",
      "gopher://u:secret@x"],
 )  # fmt: skip
@@ -506,8 +504,6 @@ def test_a_bomb_in_place_of_a_file_unfolds_no_further_than_the_file(server: Serv
     with gzip.open(Path("data", BIG), "wb") as bomb:
         for _ in range(300):
             bomb.write(bytes(1 << 20))
-    import tracemalloc
-
     tracemalloc.start()
     try:
         with pytest.raises(Exception, match="more than") as refusal:

@@ -216,8 +216,16 @@ def at_once(preparation: str, action: str, *arguments: object) -> list[tuple[int
             process.wait()
 
 
+KILLED = """
+import os, signal
+write = p.Partial.write
+def once(self, file, chunk):
+    write(self, file, chunk)
+    os.kill(os.getpid(), signal.SIGKILL)
+p.Partial.write = once
+"""
 FETCH = 'fetch(Remote("mnist", (sys.argv[1],), sys.argv[2]), Path(sys.argv[3]))'
-NO_LOCK = "from launcher import storage; held.Lock.acquire = lambda self, wait: True"
+NO_LOCK = "from launcher import held; held.Lock.acquire = lambda self, wait: True"
 
 
 @pytest.mark.parametrize(
@@ -226,12 +234,51 @@ NO_LOCK = "from launcher import storage; held.Lock.acquire = lambda self, wait: 
 def test_two_processes_at_once_download_once(
     server: Server, tmp_path: Path, preparation: str, downloads: int
 ) -> None:
-    """Without the lock, as a negative control, both do."""
+    """D3. Without the lock, as a negative control, both ask for it."""
     target = tmp_path / "data" / "file.gz"
     ends = at_once(preparation, FETCH, server.url("/slow"), MD5, target)
     assert ends == [(0, "")] * 2
     assert server.requests == ["/slow"] * downloads
     assert target.read_bytes() == CONTENT
+    assert left_in(target.parent) == {"file.gz"}
+
+
+# As on two machines that share a folder: neither sees the other's lock for its own processes.
+APART = """
+import tempfile
+tempfile.tempdir = str(Path(sys.argv[3]).parent.parent / sys.argv[4])
+Path(tempfile.tempdir).mkdir()
+"""
+
+
+def test_two_machines_that_share_a_folder_write_one_file(server: Server, tmp_path: Path) -> None:
+    """D3. Both ask for it; the second waits for the first one's part and finds the whole."""
+    target = tmp_path / "data" / "file.gz"
+    ends = at_once(APART, FETCH, server.url("/slow"), MD5, target)
+    assert ends == [(0, "")] * 2
+    assert target.read_bytes() == CONTENT
+    assert left_in(target.parent) == {"file.gz"}
+
+
+def test_a_download_that_was_killed_is_no_file_and_gives_back_its_lock(
+    server: Server, tmp_path: Path
+) -> None:
+    """D3. The next one finds a part, and no whole file."""
+    server.files["/slow"] = CONTENT * 40
+    wanted = hashlib.md5(CONTENT * 40).hexdigest()
+    target = tmp_path / "data" / "file.gz"
+    script = READY_GO.format(
+        preparation="", action=f"import launcher.partial as p\n{KILLED}\n{FETCH}"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    killed = subprocess.run(
+        [sys.executable, "-c", script, server.url("/slow"), wanted, str(target)],
+        env=environment, input="go\n", text=True, check=False, timeout=60, capture_output=True,
+    )  # fmt: skip
+    assert killed.returncode == -9
+    assert left_in(target.parent) == {".file.gz.part", ".file.gz.part.json"}
+    fetch(Remote("mnist", (server.url("/slow"),), wanted), target)
+    assert target.read_bytes() == CONTENT * 40
     assert left_in(target.parent) == {"file.gz"}
 
 
@@ -313,5 +360,5 @@ def test_an_archive_of_something_else_is_refused_with_its_path(tmp_path: Path) -
 
 def test_an_archive_with_other_content_is_refused_before_it_is_a_source(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive())
-    with pytest.raises(DataError, match="md5"):
+    with pytest.raises(DataError, match="bytes instead of 170,498,071"):
         cifar10("test", tmp_path)
