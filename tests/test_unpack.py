@@ -3,11 +3,13 @@
 import io
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from launcher import unpack
+from launcher import provide, unpack
+from launcher.catalog import CIFAR10, Packed
 from launcher.errors import DataError
 
 Member = tuple[tarfile.TarInfo, bytes]
@@ -90,3 +92,20 @@ def test_what_is_no_archive_is_refused(content: bytes) -> None:
     Path("a.tar.gz").write_bytes(content)
     with pytest.raises(DataError, match="cannot be unpacked"):
         unpack.tar(Path("a.tar.gz"), Path("new"), 1_000_000)
+
+
+def test_a_hostile_archive_with_the_right_checksum_is_not_installed(tmp_path: Path) -> None:
+    """D10. Nothing of it is left, not even the folder that it was unpacked to."""
+    archive = write(member("cifar-10-batches-py/data_batch_1"), member("../x"))
+    packed = Packed("a.tar.gz", provide.md5_of(archive), archive.stat().st_size)
+    with pytest.raises(DataError, match="outside of its folder: refused"):
+        provide.install(replace(CIFAR10, archive=packed), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
+
+
+def test_an_archive_without_a_piece_is_not_installed(tmp_path: Path) -> None:
+    archive = write(member("cifar-10-batches-py/data_batch_1"))
+    packed = Packed("a.tar.gz", provide.md5_of(archive), archive.stat().st_size)
+    with pytest.raises(DataError, match="holds no cifar-10-batches-py/data_batch_2"):
+        provide.install(replace(CIFAR10, archive=packed), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
