@@ -75,6 +75,7 @@ def build(
     would fail later.
     """
     sources.data_dir.set(Path(settings.data_dir))
+    sources.mirror.set(settings.mirror)
     data: Data = recipes.call(loaded, "data", Data, hparams)
     _check_sources(loaded, data)
     samples = len(data.train.source)

@@ -21,8 +21,17 @@ from launcher.errors import (
 from launcher.request import Request, Resume
 from launcher.screen import refuse, text
 
-VERBS = ("train", "show")
-SWITCHES = ("--config", "--resume", "--fresh", "--allow-change", "--dry-run", "--json", "--help")
+VERBS = ("train", "show", "data")
+SWITCHES = (
+    "--config",
+    "--check",
+    "--resume",
+    "--fresh",
+    "--allow-change",
+    "--dry-run",
+    "--json",
+    "--help",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +58,11 @@ def _dispatch(given: list[str]) -> int:
     verb = given.pop(0) if given and given[0] in VERBS else "train"
     if given == ["--version"]:
         text(f"launcher {version('accelerate-launcher')}")
+        return 0
+    if verb == "data":
+        from launcher import data_verb  # and with it what speaks to servers
+
+        data_verb.run(given, _Parser(prog="launcher data", add_help=False, allow_abbrev=False))
         return 0
     if not given or given[0] in ("-h", "--help") or "-h" in given or "--help" in given:
         recipe = next((word for word in given if word.endswith(".py")), None)

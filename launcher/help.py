@@ -13,11 +13,13 @@ from launcher.screen import table, text
 USAGE = """\
 Usage: launcher [train] RECIPE.py [--config FILE]... [key=value]...
        launcher show RECIPE.py [--config FILE]... [key=value]... [--json]
+       launcher data [fetch NAME...] [data_dir=PATH] [mirror=URL]
        accelerate launch -m launcher RECIPE.py ...      on several GPUs or machines
        torchrun --nproc_per_node 2 -m launcher RECIPE.py ...
 
   train   train to the end of the plan, or continue where the same command stopped
   show    every setting with its origin, the plan, the layers and the memory; trains nothing
+  data    which data sets are here, and fetching those that are not: launcher data --help
 
 Switches:
   --config FILE         values from a YAML file; later files and arguments win

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from launcher.errors import SettingsError, did_you_mean
+from launcher.mirrors import redacted
 
 MOST_BYTES = 1 << 20
 DEEPEST = 32
@@ -35,7 +36,7 @@ class Given:
 
     @property
     def shown(self) -> str:
-        return repr(self.text) if self.text is not None else json.dumps(self.value)
+        return redacted(repr(self.text) if self.text is not None else json.dumps(self.value))
 
 
 class _Loader(yaml.SafeLoader):
@@ -64,7 +65,8 @@ def from_argument(argument: str) -> Given:
     key, equals, text = argument.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key):
         raise SettingsError(
-            f"{argument!r} is neither a switch nor a setting: settings are given as key=value."
+            f"{redacted(repr(argument))} is neither a switch nor a setting: settings are given as "
+            f"key=value."
         )
     try:
         _refuse_references(text, "argument")

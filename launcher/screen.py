@@ -42,6 +42,11 @@ class _Console(Console):
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
+def console(*, stderr: bool = False) -> Console:
+    """A console for what draws by itself."""
+    return _Console(stderr=stderr)
+
+
 class Screen:
     """Progress on a terminal, plain lines elsewhere, nothing at all when `shown` is false."""
 

@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError
 
-from launcher import durations
+from launcher import durations, mirrors
 from launcher.errors import SettingsError, listed
 from launcher.layers import Given, scalar
 from launcher.validate import read, wrong_default
@@ -58,6 +58,9 @@ class RunSettings:
     hyperparameters given."""
     data_dir: str = "data"
     """Where data sets lie, in torchvision's layout."""
+    mirror: str | None = None
+    """A URL (http, https, file) that data sets are downloaded from first, laid out as data_dir:
+    URL/MNIST/raw/train-images-idx3-ubyte.gz, URL/cifar-10-python.tar.gz."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Loader processes per training process. Data in memory needs none."""
     resident: bool | Literal["auto"] = "auto"
@@ -163,6 +166,8 @@ def as_json(instance: Any) -> dict[str, Any]:
         json.dumps(document, allow_nan=False)
     except (PydanticUserError, PydanticSerializationError, ValueError, TypeError) as error:
         raise SettingsError(f"{type(instance).__name__} cannot be recorded: {error}.") from error
+    if isinstance(instance, RunSettings) and instance.mirror is not None:
+        document["mirror"] = mirrors.redacted(instance.mirror)
     return document
 
 
@@ -228,6 +233,9 @@ def _check_run(settings: RunSettings, origins: Origins) -> list[str]:
             check_name(settings.name, origins["name"])
         except SettingsError as error:
             problems.extend(error.problems)
+    if settings.mirror is not None and (reason := mirrors.problem(settings.mirror)):
+        shown = "" if "@" in settings.mirror else f"; got {settings.mirror!r}"
+        problems.append(f"mirror: {reason}{shown} (from {origins['mirror']}).")
     for key in DURATIONS:
         try:
             durations.parse(getattr(settings, key))

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from launcher import download
+from launcher.catalog import Remote
+from launcher.download import fetch
 from launcher.errors import DataError
 from launcher.sources.cifar10 import cifar10
-from launcher.sources.download import Remote, fetch
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENT = bytes(range(256)) * 5000
@@ -63,6 +65,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(autouse=True)
 def own_locks(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """The locks lie in the folder for temporary files, of which each test gets one."""
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.01)
     monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("locks")))
     monkeypatch.setattr(tempfile, "tempdir", None)
 
@@ -107,19 +110,28 @@ def test_a_file_that_is_there_is_not_downloaded(server: Server, tmp_path: Path) 
     assert server.requests == []
 
 
-@pytest.mark.parametrize("path", ["/file", "/short"])
-def test_a_file_with_another_checksum_is_refused_and_nothing_is_left(
-    server: Server, tmp_path: Path, path: str
+def test_a_file_with_another_checksum_is_refused_and_kept_as_bad(
+    server: Server, tmp_path: Path
 ) -> None:
-    """`/short` ends in the middle, as a broken connection does."""
+    """D2."""
     wanted = hashlib.md5(b"something else").hexdigest()
-    got = CONTENT if path == "/file" else CONTENT[: len(CONTENT) // 2]
     with pytest.raises(DataError) as refusal:
-        fetch(Remote("mnist", (server.url(path),), wanted), tmp_path / "file.gz")
-    assert hashlib.md5(got).hexdigest() in str(refusal.value)
+        fetch(Remote("mnist", (server.url("/file"),), wanted), tmp_path / "file.gz")
+    assert MD5 in str(refusal.value)
     assert wanted in str(refusal.value)
-    assert server.requests == [path] * 3
-    assert not left_in(tmp_path)
+    assert f"kept as {tmp_path / 'file.gz.bad'}" in str(refusal.value)
+    assert server.requests == ["/file"] * 3
+    assert left_in(tmp_path) == {"file.gz.bad"}
+
+
+def test_a_file_that_ends_in_the_middle_is_refused_and_kept_for_the_next_try(
+    server: Server, tmp_path: Path
+) -> None:
+    """D2. `/short` ends as a broken connection does."""
+    with pytest.raises(DataError, match="cut after 640000 of 1280000 bytes"):
+        fetch(Remote("mnist", (server.url("/short"),), MD5), tmp_path / "file.gz")
+    assert server.requests == ["/short"] * 3
+    assert left_in(tmp_path) == {".file.gz.part", ".file.gz.part.json"}
 
 
 def test_without_a_network_the_refusal_says_what_is_missing_where_and_what_to_do(
@@ -167,7 +179,8 @@ READY_GO = """
 import sys
 from importlib import import_module
 from pathlib import Path
-from launcher.sources.download import Remote, fetch
+from launcher.catalog import Remote
+from launcher.download import fetch
 {preparation}
 print("ready", flush=True)
 sys.stdin.readline()
@@ -203,8 +216,16 @@ def at_once(preparation: str, action: str, *arguments: object) -> list[tuple[int
             process.wait()
 
 
+KILLED = """
+import os, signal
+write = p.Partial.write
+def once(self, file, chunk):
+    write(self, file, chunk)
+    os.kill(os.getpid(), signal.SIGKILL)
+p.Partial.write = once
+"""
 FETCH = 'fetch(Remote("mnist", (sys.argv[1],), sys.argv[2]), Path(sys.argv[3]))'
-NO_LOCK = "from launcher import storage; held.Lock.acquire = lambda self, wait: True"
+NO_LOCK = "from launcher import held; held.Lock.acquire = lambda self, wait: True"
 
 
 @pytest.mark.parametrize(
@@ -213,12 +234,51 @@ NO_LOCK = "from launcher import storage; held.Lock.acquire = lambda self, wait: 
 def test_two_processes_at_once_download_once(
     server: Server, tmp_path: Path, preparation: str, downloads: int
 ) -> None:
-    """Without the lock, as a negative control, both do."""
+    """D3. Without the lock, as a negative control, both ask for it."""
     target = tmp_path / "data" / "file.gz"
     ends = at_once(preparation, FETCH, server.url("/slow"), MD5, target)
     assert ends == [(0, "")] * 2
     assert server.requests == ["/slow"] * downloads
     assert target.read_bytes() == CONTENT
+    assert left_in(target.parent) == {"file.gz"}
+
+
+# As on two machines that share a folder: neither sees the other's lock for its own processes.
+APART = """
+import tempfile
+tempfile.tempdir = str(Path(sys.argv[3]).parent.parent / sys.argv[4])
+Path(tempfile.tempdir).mkdir()
+"""
+
+
+def test_two_machines_that_share_a_folder_write_one_file(server: Server, tmp_path: Path) -> None:
+    """D3. Both ask for it; the second waits for the first one's part and finds the whole."""
+    target = tmp_path / "data" / "file.gz"
+    ends = at_once(APART, FETCH, server.url("/slow"), MD5, target)
+    assert ends == [(0, "")] * 2
+    assert target.read_bytes() == CONTENT
+    assert left_in(target.parent) == {"file.gz"}
+
+
+def test_a_download_that_was_killed_is_no_file_and_gives_back_its_lock(
+    server: Server, tmp_path: Path
+) -> None:
+    """D3. The next one finds a part, and no whole file."""
+    server.files["/slow"] = CONTENT * 40
+    wanted = hashlib.md5(CONTENT * 40).hexdigest()
+    target = tmp_path / "data" / "file.gz"
+    script = READY_GO.format(
+        preparation="", action=f"import launcher.partial as p\n{KILLED}\n{FETCH}"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    killed = subprocess.run(
+        [sys.executable, "-c", script, server.url("/slow"), wanted, str(target)],
+        env=environment, input="go\n", text=True, check=False, timeout=60, capture_output=True,
+    )  # fmt: skip
+    assert killed.returncode == -9
+    assert left_in(target.parent) == {".file.gz.part", ".file.gz.part.json"}
+    fetch(Remote("mnist", (server.url("/slow"),), wanted), target)
+    assert target.read_bytes() == CONTENT * 40
     assert left_in(target.parent) == {"file.gz"}
 
 
@@ -240,31 +300,34 @@ def archive() -> bytes:
 
 # Unpacking takes a while, as 160 MB do, and the second process comes in the middle of it.
 SLOWLY = """
-import tarfile, time
-module = import_module("launcher.sources.cifar10")
-extractall = tarfile.TarFile.extractall
-def slowly(self, path, **options):
-    for member in self:
-        extractall(self, path, [member], **options)
-        time.sleep(0.1)
-tarfile.TarFile.extractall = slowly
-module._ARCHIVE = Remote("cifar10", (sys.argv[1],), sys.argv[2])
+import time
+from dataclasses import replace
+from launcher import catalog, provide, unpack
+write = unpack._write
+def slowly(path, stream):
+    write(path, stream)
+    time.sleep(0.1)
+unpack._write = slowly
+dataset = replace(
+    catalog.CIFAR10, mirrors=(sys.argv[1],),
+    archive=replace(catalog.CIFAR10.archive, md5=sys.argv[2], size=int(sys.argv[3])),
+)
 """
 INSTALL = """
-time.sleep(0.25 * int(sys.argv[4]))
-module._install(Path(sys.argv[3]))
-names = {path.name for path in (Path(sys.argv[3]) / module.FOLDER).iterdir()}
-assert names == set(module.MD5), names
+time.sleep(0.25 * int(sys.argv[5]))
+provide.install(dataset, Path(sys.argv[4]))
+names = {path.name for path in (Path(sys.argv[4]) / dataset.folder).iterdir()}
+assert names == {piece.name for piece in dataset.pieces}, names
 """
 
 
 def test_two_processes_at_once_unpack_one_archive(server: Server, tmp_path: Path) -> None:
     """As `torchrun --nproc_per_node 2` does on its first run."""
-    server.files["/archive"] = packed = archive()
+    server.files["/cifar-10-python.tar.gz"] = packed = archive()
     md5 = hashlib.md5(packed).hexdigest()
-    ends = at_once(SLOWLY, INSTALL, server.url("/archive"), md5, tmp_path / "data")
+    ends = at_once(SLOWLY, INSTALL, server.url("/"), md5, len(packed), tmp_path / "data")
     assert ends == [(0, "")] * 2
-    assert server.requests == ["/archive"]
+    assert server.requests == ["/cifar-10-python.tar.gz"]
     assert {"cifar-10-batches-py", "cifar-10-python.tar.gz"} == left_in(tmp_path / "data")
 
 
@@ -276,13 +339,14 @@ def test_two_processes_at_once_unpack_one_archive(server: Server, tmp_path: Path
 def test_a_damaged_archive_that_lies_there_is_refused_with_its_path(
     content: bytes, tmp_path: Path
 ) -> None:
-    """Nothing was downloaded, so nothing was checked: someone put it there, or a disk lost it."""
+    """D2. Nothing was downloaded, so nothing was checked: someone put it there."""
     path = tmp_path / "cifar-10-python.tar.gz"
     path.write_bytes(content)
     with pytest.raises(DataError) as refusal:
         cifar10("test", tmp_path)
-    assert str(path) in str(refusal.value)
-    assert left_in(tmp_path) == {path.name}
+    assert f"{path} is damaged" in str(refusal.value)
+    assert f"kept as {path}.bad" in str(refusal.value)
+    assert left_in(tmp_path) == {f"{path.name}.bad"}
 
 
 def test_an_archive_of_something_else_is_refused_with_its_path(tmp_path: Path) -> None:
@@ -296,5 +360,5 @@ def test_an_archive_of_something_else_is_refused_with_its_path(tmp_path: Path) -
 
 def test_an_archive_with_other_content_is_refused_before_it_is_a_source(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(archive())
-    with pytest.raises(DataError, match="md5"):
+    with pytest.raises(DataError, match="bytes instead of 170,498,071"):
         cifar10("test", tmp_path)

@@ -47,7 +47,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("content", [gzip.compress(bytes(100)), bytes(100), b""])
-def test_a_damaged_file_is_named_before_training_and_left_where_it_is(
+def test_a_damaged_file_is_named_before_training_and_kept_as_bad(
     content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """D2: it may be the user's only copy of something; nothing of a run is begun."""
@@ -56,7 +56,8 @@ def test_a_damaged_file_is_named_before_training_and_left_where_it_is(
     path.write_bytes(content)
     assert command(ROOT / "recipes" / "fashion_mlp.py", "name=r", "threads=1") == 4
     assert str(path) in said(capsys)
-    assert path.read_bytes() == content
+    assert path.with_name(f"{path.name}.bad").read_bytes() == content
+    assert not path.exists()
     assert not Path("checkpoints").exists()
 
 

@@ -16,15 +16,17 @@ HOUSE = ROOT / "launcher"
 
 FLOORS: list[set[str]] = [
     {"errors", "rng", "durations", "plan", "layers", "settings", "naming", "storage", "launch"}
-    | {"held"}
+    | {"held", "catalog", "mirrors", "transfer", "partial", "download", "unpack", "provide"}
+    | {"inventory"}
     | {"request", "outline", "validate"},
     {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
     | {"modes"}
     | {"models", "models.lenet", "models.mlp", "models.resnet"}
-    | {"sources", "sources.arrays", "sources.cifar10", "sources.digits", "sources.download"}
+    | {"sources", "sources.arrays", "sources.cifar10", "sources.digits"}
     | {"sources.mnist", "sources.synthetic", "sources.decoded", "sources.photo", "sources.listing"}
     | {"sources.files", "sources.folder", "sources.table", "sources.tensors", "sources.dataset"},
-    {"recipe", "checkpoint", "slots", "snapshot", "tensorfile", "state", "record", "screen"},
+    {"recipe", "checkpoint", "slots", "snapshot", "tensorfile", "state", "record", "screen"}
+    | {"progress"},
     {
         "stop",
         "peers",
@@ -39,24 +41,31 @@ FLOORS: list[set[str]] = [
         "saver",
     }
     | {"loader", "loaders", "train", "tuned"},
-    {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""},
+    {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""} | {"data_verb"},
 ]
 
 # A file may also import these from its own floor, and no others.
 BESIDE: dict[str, set[str]] = {
     "plan": {"errors", "rng", "durations"},
-    "layers": {"errors"},
-    "settings": {"errors", "durations", "layers", "validate"},
+    "layers": {"errors", "mirrors"},
+    "settings": {"errors", "durations", "layers", "mirrors", "validate"},
     "validate": {"errors", "layers"},
     "naming": {"layers"},
     "outline": {"layers", "settings"},
     "storage": {"errors"},
     "held": {"storage"},
+    "transfer": {"mirrors"},
+    "partial": {"errors", "storage", "transfer"},
+    "download": {"catalog", "errors", "held", "mirrors", "partial", "storage", "transfer"},
+    "unpack": {"errors", "storage"},
+    "provide": {"catalog", "download", "errors", "storage", "unpack"},
+    "inventory": {"catalog", "provide"},
     "launch": {"errors"},
     "request": {"launch", "layers", "settings"},
     "checkpoint": {"slots", "snapshot", "tensorfile"},
     "snapshot": {"slots"},
     "record": {"checkpoint"},
+    "progress": {"screen"},
     "augment": {"data"},
     "losses": {"data"},
     "metrics": {"data"},
@@ -71,9 +80,9 @@ BESIDE: dict[str, set[str]] = {
     "sources.table": {"sources.files", "sources.listing", "sources.photo"},
     "sources.tensors": {"data"},
     "sources.arrays": {"data"},
-    "sources.cifar10": {"sources.arrays", "sources.download"},
+    "sources.cifar10": {"sources.arrays"},
     "sources.digits": {"sources.arrays"},
-    "sources.mnist": {"sources.arrays", "sources.download"},
+    "sources.mnist": {"sources.arrays"},
     "sources.synthetic": {"sources.arrays"},
     "watch": {"peers"},
     "strategy": {"watch"},
@@ -88,7 +97,7 @@ BESIDE: dict[str, set[str]] = {
     "resume": {"describe"},
     "run": {"describe", "explain", "resume"},
     "show": {"describe", "run"},
-    "cli": {"help", "show", "run"},
+    "cli": {"data_verb", "help", "show", "run"},
     "__main__": {"cli"},
 }
 

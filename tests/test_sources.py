@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -416,6 +417,8 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 20),
     }
     monkeypatch.setattr(MNIST, "_NAMES", counts)
+    pieces = tuple(replace(piece, md5=None) for piece in MNIST._FASHION.pieces)
+    monkeypatch.setattr(MNIST, "_FASHION", replace(MNIST._FASHION, pieces=pieces))
     monkeypatch.setattr(MNIST, "fetch", no_download)
     folder = tmp_path / "data" / "FashionMNIST" / "raw"
     folder.mkdir(parents=True)
@@ -462,8 +465,6 @@ def test_idx_files_are_read_plain_and_compressed(
 def test_files_are_found_where_the_package_of_debian_puts_them(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
     compress(raw)
     elsewhere = tmp_path / "usr"
     raw.rename(elsewhere)
@@ -513,7 +514,8 @@ def test_a_damaged_idx_file_is_refused_with_its_path(
     with pytest.raises(DataError) as refusal:
         fashion()
     assert f"{shown(path)} is damaged: fashion_mnist's {name} has" in str(refusal.value)
-    assert "Remove it" in str(refusal.value)
+    assert f"kept as {shown(path)}.bad" in str(refusal.value)
+    assert [left.name for left in raw.glob("*.bad")] == [f"{path.name}.bad"]
 
 
 PACKED_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -533,7 +535,8 @@ def test_a_damaged_compressed_file_is_refused_with_its_path(raw: Path, damage: s
     with pytest.raises(DataError) as refusal:
         fashion()
     assert shown(path) in str(refusal.value)
-    assert "Remove it" in str(refusal.value)
+    assert f"kept as {shown(path)}.bad" in str(refusal.value)
+    assert [left.name for left in raw.glob("*.bad")] == [f"{path.name}.bad"]
 
 
 def test_mnist_of_the_right_size_with_another_pixel_is_refused_with_its_path(
@@ -609,11 +612,12 @@ def test_a_batch_file_is_read_without_unpickling_it(
 def test_a_damaged_cifar_file_is_refused_with_its_path(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    for name in CIFAR.MD5:
+    md5 = {piece.name: piece.md5 for piece in CIFAR._SET.pieces}
+    for name in md5:
         (folder / name).write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     with pytest.raises(DataError) as refusal:
         sources.load("cifar10", "test")
     assert shown(folder / "test_batch") in str(refusal.value)
-    assert CIFAR.MD5["test_batch"] in str(refusal.value)
+    assert str(md5["test_batch"]) in str(refusal.value)
     with pytest.raises(DataError, match="data_batch_1"):
         sources.load("cifar10", "train")

@@ -9,7 +9,8 @@
     sources.from_dataset(dataset)                       any map-style Dataset of torch
 
 `digits` and `synthetic` need no file; `mnist`, `fashion_mnist` and `cifar10` lie in the folder of
-the run setting `data_dir`, in torchvision's layout, and are downloaded once when not there.
+the run setting `data_dir`, in torchvision's layout, and are downloaded once when not there, from
+`mirror` first if one is set.
 """
 
 import os
@@ -18,7 +19,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
+from launcher.catalog import NAMES as NAMES
 from launcher.data import Source
+from launcher.download import mirror as mirror
 from launcher.errors import SettingsError, did_you_mean
 from launcher.sources.arrays import Arrays as Arrays
 from launcher.sources.cifar10 import cifar10

@@ -3,143 +3,87 @@
 LeCun, Cortes, Burges: The MNIST Database, 1998. Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017.
 """
 
-import gzip
 import hashlib
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from launcher import catalog, provide, unpack
+from launcher.catalog import DataSet, Piece
+from launcher.download import fetch, set_aside
 from launcher.errors import DataError
 from launcher.sources.arrays import Arrays
-from launcher.sources.download import Remote, fetch
 
 Split = Literal["train", "test"]
 _NAMES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", 60_000),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", 10_000),
 }
-
-
-@dataclass(frozen=True)
-class _Family:
-    name: str
-    folder: str
-    mirrors: tuple[str, ...]
-    md5: dict[str, str]
-    """Of the compressed files, as their authors and torchvision publish them."""
-    classes: tuple[str, ...]
-    raw_md5: dict[str, str]
-    """Of the files when decompressed, where known."""
-    elsewhere: tuple[Path, ...] = ()
-
-
-_MNIST = _Family(
-    name="mnist",
-    folder="MNIST",
-    mirrors=(
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        "http://yann.lecun.com/exdb/mnist/",
-    ),
-    md5={
-        "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-        "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-        "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-        "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
-    },
-    raw_md5={
-        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-    },
-    classes=tuple("0123456789"),
-)
-_FASHION = _Family(
-    name="fashion_mnist",
-    folder="FashionMNIST",
-    mirrors=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
-    md5={
-        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-    },
-    raw_md5={},
-    classes=(
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ),
-    elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),  # Debian's dataset-fashion-mnist
-)
+_MNIST, _FASHION = catalog.MNIST, catalog.FASHION_MNIST
+_CLOTHES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+    "Ankle boot",
+)  # fmt: skip
 
 
 def mnist(split: Split, root: Path) -> Arrays:
     """60,000 training or 10,000 test digits of 1 x 28 x 28. Raises DataError."""
-    return _load(_MNIST, split, root)
+    return _load(_MNIST, split, root, tuple("0123456789"))
 
 
 def fashion_mnist(split: Split, root: Path) -> Arrays:
     """60,000 training or 10,000 test pieces of clothing of 1 x 28 x 28, from `root` or from where
     Debian's package dataset-fashion-mnist puts them. Raises DataError."""
-    return _load(_FASHION, split, root)
+    return _load(_FASHION, split, root, _CLOTHES)
 
 
-def _load(family: _Family, split: Split, root: Path) -> Arrays:
+def _load(dataset: DataSet, split: Split, root: Path, classes: tuple[str, ...]) -> Arrays:
     images, labels, count = _NAMES[split]
-    image = _read(_find(family, images, root), images, family, (count, 28, 28))
-    label = _read(_find(family, labels, root), labels, family, (count,))
-    return Arrays.of(image, label, family.classes)
+    pieces = {piece.name: piece for piece in dataset.pieces}
+    image = _read(dataset, pieces[images], root, (count, 28, 28))
+    label = _read(dataset, pieces[labels], root, (count,))
+    return Arrays.of(image, label, classes)
 
 
-def _find(family: _Family, name: str, root: Path) -> Path:
+def _find(dataset: DataSet, piece: Piece, root: Path) -> Path:
     """The file, plain or compressed, in the first place that has it; else downloaded."""
-    folder = root / family.folder / "raw"
-    for place in (folder, *family.elsewhere):
-        for candidate in (place / name, place / f"{name}.gz"):
-            if candidate.is_file():
-                return candidate
-    packed = f"{name}.gz"
-    remote = Remote(
-        dataset=family.name,
-        urls=tuple(mirror + packed for mirror in family.mirrors),
-        md5=family.md5[packed],
-    )
-    return fetch(remote, folder / packed)
+    if found := provide.find(dataset, piece, root):
+        return found
+    assert piece.packed is not None, "what is not here comes compressed"
+    target = root / dataset.folder / piece.packed.name
+    return fetch(dataset.remote(piece.packed), target)
 
 
-def _read(path: Path, name: str, family: _Family, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _read(dataset: DataSet, piece: Piece, root: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """An idx file of unsigned bytes: 0, 0, 8, dimensions, each as 4 bytes, then the values."""
-    try:
-        raw = path.read_bytes()
-        raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}. Remove it; the next run fetches it again."
-        ) from error
+    path = _find(dataset, piece, root)
     header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
     want = len(header) + int(np.prod(shape))
+    try:
+        raw = unpack.content(path, want + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the content
+            raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        raise _damaged(dataset, path, f"it cannot be unpacked: {error}") from error
     if not raw.startswith(header) or len(raw) != want:
-        raise DataError(
-            f"{path} is damaged: {family.name}'s {name} has {want} bytes and starts with "
-            f"{header.hex()}, this has {len(raw)} and {raw[: len(header)].hex()}. Remove it; the "
-            f"next run fetches it again."
-        )
-    known = family.raw_md5.get(name)
-    if known and (found := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != known:
-        raise DataError(
-            f"{path} is damaged: its content has the md5 {found}, {family.name}'s has {known}. "
-            f"Remove it; the next run fetches it again."
-        )
+        much = f"more than {want}" if len(raw) > want else f"{len(raw)}"
+        raise _damaged(
+            dataset, path,
+            f"{dataset.name}'s {piece.name} has {want} bytes and starts with {header.hex()}, this "
+            f"has {much} and starts with {raw[: len(header)].hex()}",
+        )  # fmt: skip
+    found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+    if piece.md5 not in (None, found):
+        what = f"its content has the md5 {found}, {dataset.name}'s has {piece.md5}"
+        raise _damaged(dataset, path, what)
     return np.frombuffer(raw, np.uint8, offset=len(header)).reshape(shape)
+
+
+def _damaged(dataset: DataSet, path: Path, what: str) -> DataError:
+    """Our own files are set aside; those of the system are not ours to rename."""
+    foreign = path.parent in dataset.elsewhere
+    advice = "Reinstall the package that it is of." if foreign else set_aside(path)
+    return DataError(f"{path} is damaged: {what}. {advice}")
