@@ -1,7 +1,7 @@
 """One attempt at a run: from a recipe and settings to the closing table."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from launcher.agree import refuse_differences
 from launcher.build import Parts, build
 from launcher.checkpoint import Checkpoint
 from launcher.data import First, Split
+from launcher.errors import LauncherError
 from launcher.evaluate import BLOCK
 from launcher.explain import cause, exit_code, explained, no_silent_exit
 from launcher.recipe import Loaded, load
@@ -31,13 +32,14 @@ def prepare(request: Request) -> tuple[Loaded, Hparams, Origins]:
     return loaded, hparams, origins
 
 
+@no_silent_exit()  # from the recipe's first line on: it could keep the name
 def execute(request: Request) -> None:
     """Train to the end of the plan, from where it is; of a finished run, show the result."""
     loaded, hparams, origins = prepare(request)
     screen = Screen(shown=request.launch.is_main)
     identity = resume.identify(request, loaded, hparams)
     world = connect(request.launch, hparams, request.settings)
-    with ExitStack() as held, no_silent_exit():
+    with ExitStack() as held:
         held.callback(world.close)
         try:
             before = 0
@@ -55,7 +57,8 @@ def execute(request: Request) -> None:
         except BaseException as error:
             screen.stop()
             reason = cause(world, explained(loaded, hparams, error))
-            world.watch.on_end(reason, exit_code(reason))
+            with suppress(LauncherError):  # of a disk that is gone: the reason is what matters
+                world.watch.on_end(reason, exit_code(reason))
             if reason is error:
                 raise
             raise reason from error
