@@ -117,8 +117,9 @@ def _resume(word: str) -> Resume:
     for known in ("auto", "must", "never"):
         if word == known:
             return known
+    shown = word if len(word) < 80 else f"{word[:80]}..."
     raise SettingsError(
-        f"--resume {word}: give auto, must, never or the step of a checkpoint."
+        f"--resume {shown}: give auto, must, never or the step of a checkpoint."
         f"{did_you_mean(word, ('auto', 'must', 'never'))}"
     )
 
