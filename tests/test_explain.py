@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 import torch
@@ -42,6 +42,19 @@ def loss(model, batch):
 
 passes = 0
 """
+
+
+@pytest.fixture(autouse=True)
+def these_tests_do_not_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what is tested here, pytest itself would end with code 0, and look like success."""
+    here, leave = os.getpid(), os._exit
+
+    def refuse(code: int) -> NoReturn:
+        if os.getpid() != here:
+            leave(code)
+        pytest.fail(f"os._exit({code}) would have ended these tests")
+
+    monkeypatch.setattr(os, "_exit", refuse)
 
 
 def status() -> dict[str, Any]:
