@@ -87,6 +87,11 @@ def parse(given: Sequence[str]) -> tuple[Request, bool]:
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--json", action="store_true")
     found = parser.parse_intermixed_args(given)
+    if found.fresh and found.resume != "auto":
+        raise SettingsError(
+            f"--fresh begins anew and --resume {found.resume} continues a run or asks for none: give "
+            f"one of them."
+        )
     if not found.words:
         raise SettingsError("no recipe is given: launcher RECIPE.py [key=value]...")
     started = launch.read()

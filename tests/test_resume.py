@@ -728,12 +728,17 @@ def test_a_step_before_a_damaged_one_may_be_gone_back_to(
     assert outcome() == whole
 
 
-@pytest.mark.parametrize("more", [(), ("--fresh",)])
-def test_a_step_of_no_run_is_refused(more: tuple[str, ...]) -> None:
-    if more:
-        start("checkpoint_every=5", stop="ctrl-c 24")
-    start("--resume", "5", *more, code=5)
-    assert RUN.exists() is bool(more)
+def test_a_step_of_no_run_is_refused() -> None:
+    start("--resume", "5", code=5)
+    assert not RUN.exists()
+
+
+@pytest.mark.parametrize("resume", ["5", "must", "never"])
+def test_to_begin_anew_and_to_continue_contradict_each_other(
+    resume: str, stopped: Callable[[], str]
+) -> None:
+    start("--resume", resume, "--fresh", code=2)
+    assert f"--fresh begins anew and --resume {resume} continues" in stopped()
     assert not list(RUN.glob("archive-*"))
 
 
