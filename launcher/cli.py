@@ -89,8 +89,7 @@ def parse(given: Sequence[str]) -> tuple[Request, bool]:
     found = parser.parse_intermixed_args(given)
     if found.fresh and found.resume != "auto":
         raise SettingsError(
-            f"--fresh begins anew and --resume {found.resume} continues a run or asks for none: give "
-            f"one of them."
+            f"--fresh begins anew and --resume {found.resume} continues: give one of them."
         )
     if not found.words:
         raise SettingsError("no recipe is given: launcher RECIPE.py [key=value]...")
