@@ -101,6 +101,10 @@ def parse(given: Sequence[str]) -> tuple[Request, bool]:
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--json", action="store_true")
     found = parser.parse_intermixed_args(given)
+    if found.fresh and found.resume != "auto":
+        raise SettingsError(
+            f"--fresh begins anew and --resume {found.resume} continues: give one of them."
+        )
     if not found.words:
         raise SettingsError("no recipe is given: launcher RECIPE.py [key=value]...")
     started = launch.read()
@@ -131,8 +135,9 @@ def _resume(word: str) -> Resume:
     for known in ("auto", "must", "never"):
         if word == known:
             return known
+    shown = word if len(word) < 80 else f"{word[:80]}..."
     raise SettingsError(
-        f"--resume {word}: give auto, must, never or the step of a checkpoint."
+        f"--resume {shown}: give auto, must, never or the step of a checkpoint."
         f"{did_you_mean(word, ('auto', 'must', 'never'))}"
     )
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 from launcher.build import Parts
 from launcher.errors import (
     BUG,
@@ -48,13 +50,13 @@ def explained(
             f"{hparams.batch_size}: {f'{error}' or type(error).__name__} Give a smaller "
             f"micro_batch_size=; the gradient stays that of the whole batch."
         )
-    text = str(error)
-    if isinstance(error, RuntimeError) and "DataLoader worker" in text:  # by a signal, anywhere
+    if isinstance(error, RuntimeError) and "DataLoader worker" in f"{error}":  # anywhere: a signal
         return worker_error(error, 0.0)
-    if isinstance(error, RuntimeError) and ("gloo" in text or "NCCL" in text):
+    if _is_about_the_others(error):
+        said = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
         return DistributedError(
-            f"another process is gone or does not answer: {text.splitlines()[0]} Look at what the "
-            f"other processes said. The same command continues from the last checkpoint."
+            f"another process is gone or does not answer: {said} Look at what the other processes "
+            f"said. The same command continues from the last checkpoint."
         )
     if isinstance(error, SystemExit) or _is_about_the_recipe(loaded, error):
         return blame(loaded.path, error, "the recipe")
@@ -127,6 +129,17 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, LauncherError):
         return error.code
     return INTERRUPTED if isinstance(error, KeyboardInterrupt) else BUG
+
+
+def _is_about_the_others(error: BaseException) -> bool:
+    """Whether an exchange with other processes failed: in gloo or NCCL, or in the store through
+    which they met, whose errors name neither."""
+    if not isinstance(error, RuntimeError):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = bool(frames) and "/torch/distributed/" in frames[-1].filename
+    named = any(word in f"{error}" for word in ("gloo", "Gloo", "NCCL"))
+    return inside or named or isinstance(error, torch.distributed.DistError)
 
 
 def _is_about_the_recipe(loaded: Loaded, error: BaseException) -> bool:

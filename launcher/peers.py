@@ -4,23 +4,25 @@ When a process dies, the others only learn that a connection was closed. So each
 the store through which they met: where it runs and how far it is. The first to fail leaves a note
 there. Whoever loses its peers reads the note, or finds who is gone.
 
-The entries are JSON, and nothing in them is ever executed.
+The entries are JSON, and nothing in them is ever executed. One that none of us wrote counts as
+none: whoever reaches the store must not be able to end the thread that reads it.
 """
 
 import json
 import os
 import socket
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar, get_origin
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from launcher.errors import LauncherError
 
+Entry = TypeVar("Entry")
 _FAILURE: Final = "failure"
 _MOST_TEXT: Final = 20_000
 GONE_AFTER: Final = 5.0
@@ -90,8 +92,7 @@ class Peers:
 
     def failure(self) -> Failure | None:
         """The note of the process that failed first, if there is one."""
-        found = self._read(_FAILURE)
-        return None if found is None else Failure(**found)
+        return self._read(_FAILURE, Failure)
 
     def wait_for_failure(self, seconds: float) -> Failure | None:
         """The same, given some time, but not for a process that is gone and left none."""
@@ -104,8 +105,8 @@ class Peers:
 
     def signs(self) -> dict[int, Sign]:
         """Every process that has shown itself."""
-        found = {number: self._read(f"sign/{number}") for number in range(self.processes)}
-        return {number: Sign(**sign) for number, sign in found.items() if sign is not None}
+        found = {number: self._read(f"sign/{number}", Sign) for number in range(self.processes)}
+        return {number: sign for number, sign in found.items() if sign is not None}
 
     def gone(self) -> dict[int, str]:
         """The processes that live no more, with where they were. Takes some seconds for those on
@@ -129,11 +130,25 @@ class Peers:
         return {n: _where(sign) for n, sign in self.signs().items()
                 if n != self.process and sign.beats < beats}  # fmt: skip
 
-    def _read(self, key: str) -> Mapping[str, Any] | None:
-        if not self._store.check([key]):
-            return None
-        found: Mapping[str, Any] = json.loads(self._store.get(key))
-        return found
+    def _read(self, key: str, kind: type[Entry]) -> Entry | None:
+        if self._store.check([key]):
+            with suppress(ValueError, TypeError, RecursionError):  # it is not ours
+                return _checked(kind(**json.loads(self._store.get(key))))
+        return None
+
+
+def _checked(entry: Entry) -> Entry:
+    """Raises TypeError or ValueError for values that none of us would write."""
+    for field in fields(entry):  # type: ignore[arg-type]
+        value = getattr(entry, field.name)
+        if type(value) is not (get_origin(field.type) or field.type):
+            raise TypeError(field.name)
+    if isinstance(entry, Failure):
+        if not entry.problems or not all(isinstance(text, str) for text in entry.problems):
+            raise TypeError("problems")
+        if not 0 < entry.code < 256:  # to end with 0 would look like a run that finished
+            raise ValueError("code")
+    return entry
 
 
 def _where(sign: Sign) -> str:

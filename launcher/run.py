@@ -1,7 +1,7 @@
 """One attempt at a run: from a recipe and settings to the closing table."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from launcher.build import Parts, build
 from launcher.checkpoint import Checkpoint
 from launcher.connect import connect
 from launcher.data import First, Split
+from launcher.errors import LauncherError
 from launcher.evaluate import BLOCK
 from launcher.explain import cause, exit_code, explained, no_silent_exit
 from launcher.recipe import Loaded, load
@@ -31,6 +32,7 @@ def prepare(request: Request) -> tuple[Loaded, Hparams, Origins]:
     return loaded, hparams, origins
 
 
+@no_silent_exit()  # from the recipe's first line on: it could keep the name
 def execute(request: Request) -> None:
     """Train to the end of the plan, from where it is; of a finished run, show the result."""
     loaded, hparams, origins = prepare(request)
@@ -38,7 +40,7 @@ def execute(request: Request) -> None:
     identity = resume.identify(request, loaded, hparams)
     world = connect(request.launch, hparams, request.settings)
     parts: Parts | None = None
-    with ExitStack() as held, no_silent_exit():
+    with ExitStack() as held:
         held.callback(world.close)
         try:
             before = 0
@@ -57,7 +59,8 @@ def execute(request: Request) -> None:
         except BaseException as error:
             screen.stop()
             reason = cause(world, explained(loaded, hparams, parts, error))
-            world.watch.on_end(reason, exit_code(reason))
+            with suppress(LauncherError):  # of a disk that is gone: the reason is what matters
+                world.watch.on_end(reason, exit_code(reason))
             if reason is error:
                 raise
             raise reason from error

@@ -6,6 +6,8 @@ run, since the older checkpoint is intact and the next save tries again; three t
 for the last checkpoint, is an error.
 """
 
+import os
+import sys
 import threading
 from contextlib import suppress
 from types import TracebackType
@@ -21,6 +23,8 @@ from launcher.slots import group_changes
 from launcher.snapshot import Host, Snapshot
 from launcher.state import State
 
+NICE: Final = 10
+"""Priority of the thread that writes: training goes first where cores are few."""
 MOST_MISSES: Final = 3
 """Saves in a row that may fail for the disk, before the run stops."""
 
@@ -89,6 +93,8 @@ class Saver:
     def _write(self, record: Record, snapshot: Snapshot, best: list[int]) -> None:
         """On the thread: look, write, make durable, say so, and remove older ones."""
         step = snapshot.step
+        if sys.platform.startswith("linux"):  # where a thread has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         try:
             if not snapshot.is_finite():
                 raise not_finite(self._parts.plan, step - 1)

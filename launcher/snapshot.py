@@ -7,7 +7,7 @@ copy. On the CPU too they must be copies, since `.cpu()` of a tensor there is th
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from launcher.slots import slots_of
+
+_OF_NUMPY: Final = (torch.float64, torch.float32, torch.float16)
+"""The kinds of floating point that NumPy has too."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ def json_bytes(document: Mapping[str, Any]) -> bytes:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    if tensor.dtype is torch.bfloat16:  # which NumPy does not have
+    if not tensor.is_floating_point() and not tensor.is_complex():
+        return True
+    if tensor.is_floating_point() and tensor.dtype not in _OF_NUMPY:
         tensor = tensor.float()
-    return not tensor.is_floating_point() or bool(np.isfinite(tensor.numpy()).all())
+    return bool(np.isfinite(tensor.numpy()).all())

@@ -214,13 +214,15 @@ def probe(folder: Path, needed: int) -> None:
             f"{(needed + PROBE) / 1e6:,.1f} MB. Free some space, or train in another folder."
         )
     trial = folder / f".tmp-probe-{secrets.token_hex(8)}"
+    renamed = trial.with_name(f"{trial.name}-renamed")
     try:
         make_folder(trial)
         create(trial / "data", [bytes(PROBE)])
         sync_folder(trial)
-        rename(trial, trial := trial.with_name(f"{trial.name}-renamed"))
+        rename(trial, renamed)
     finally:
         remove(trial)
+        remove(renamed)
 
 
 @contextmanager

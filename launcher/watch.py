@@ -83,8 +83,9 @@ class Watch:
         since = looked = time.monotonic()
         while not self._ended.wait(_LOOK):
             now = time.monotonic()
-            # Of code that holds the interpreter for ever, and this thread with it.
-            faulthandler.dump_traceback_later(self.timeout + 30, exit=True, file=2)
+            # Of code that holds the interpreter for ever, and this thread with it: it is shown, and
+            # not ended, since a run that was suspended for so long looks the same when it wakes.
+            faulthandler.dump_traceback_later(self.timeout + 30, exit=False, file=2)
             suspended = now - looked > 10 * _LOOK
             looked = now
             if moved != (self._beats, self._pulses) or suspended or not self._beats:

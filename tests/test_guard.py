@@ -1,6 +1,7 @@
 """Numbers that are not finite are found in the step where they appear."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -153,3 +154,96 @@ def test_clipping_does_not_hide_a_bad_gradient(world: World, clip: float | None)
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.tensor([float("inf"), 1.0])
     assert not torch.isfinite(gradient_norm(world, [weight], clip))
+
+
+# ── updates after a bad step, off the host ──────────────────────────────────────────────────────
+
+FUSED = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, fused=True),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, fused=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.1, fused=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, amsgrad=True, fused=True),
+}
+UNFUSED = {"plain": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, fused=False)}
+
+
+def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Copies of the parameters and of all that the optimizer keeps."""
+    slots = [v for state in optimizer.state.values() for v in state.values()]
+    kept = [*model.parameters(), *(v for v in slots if isinstance(v, torch.Tensor))]
+    return [tensor.detach().clone() for tensor in kept]
+
+
+def trained(
+    world: World, make: Any, bad: dict[int, float], steps: int
+) -> tuple[Guard, list[list[torch.Tensor]]]:
+    """What there is after each step, as on a GPU; `bad` gives gradients that are not finite."""
+    model = model_with_gradients(1)
+    optimizer = make(model.parameters())
+    guard = Guard(world, PLAN, optimizer)
+    guard._at_once = False
+    after = []
+    for step in range(steps):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 0.5)
+        if step in bad:
+            parameter.grad.view(-1)[0] = bad[step]  # type: ignore[union-attr]
+        guard.before_update(step, gradient_norm(world, list(model.parameters()), None))
+        optimizer.step()
+        guard.after_update(step, skipped=False)
+        after.append(everything(model, optimizer))
+    return guard, after
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return len(one) == len(other) and all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("make", FUSED.values(), ids=FUSED)
+def test_a_fused_optimizer_leaves_out_every_update_from_the_first_bad_step_on(
+    world: World, make: Any, value: float
+) -> None:
+    """Also those of good steps that follow: they would begin from a step that was left out."""
+    guard, after = trained(world, make, {3: value, 4: 1.0}, 6)
+    assert not same(after[1], after[2]), "good steps are made"
+    assert all(same(after[2], later) for later in after[3:])
+    with pytest.raises(NonFiniteError, match=re.escape(refused(3))):
+        guard.on_log(6, 0.5)
+    with pytest.raises(NonFiniteError, match=re.escape(refused(3))):
+        guard.before_save()
+    with pytest.raises(NonFiniteError, match=re.escape(refused(3))):
+        guard.before_evaluation(6, [])
+
+
+@pytest.mark.parametrize("make", FUSED.values(), ids=FUSED)
+def test_good_steps_are_those_of_the_optimizer_alone(world: World, make: Any) -> None:
+    guard, after = trained(world, make, {}, 4)
+    guard.on_log(4, 0.5)
+    model = model_with_gradients(1)
+    optimizer = make(model.parameters())
+    for found in after:
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 0.5)
+        optimizer.step()
+        assert same(found, everything(model, optimizer))
+
+
+@pytest.mark.parametrize("make", UNFUSED.values(), ids=UNFUSED)
+def test_another_optimizer_goes_on_and_is_refused_all_the_same(world: World, make: Any) -> None:
+    """The negative control: without the flag the weights take what is not finite."""
+    guard, after = trained(world, make, {1: float("nan")}, 3)
+    assert any(tensor.isnan().any() for tensor in after[-1])
+    with pytest.raises(NonFiniteError, match=re.escape(refused(1))):
+        guard.on_log(3, 0.5)
+
+
+def test_weights_that_are_not_finite_are_not_evaluated(world: World) -> None:
+    weight = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    empty = nn.Parameter(torch.empty(0))
+    guard = Guard(world, PLAN, OPTIMIZER)
+    guard.before_evaluation(4, [weight, empty])
+    with torch.no_grad():
+        weight[1] = float("inf")
+    with pytest.raises(NonFiniteError, match=re.escape(refused(3))):
+        guard.before_evaluation(4, [weight, empty])

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from launcher.errors import CheckpointError, LockedError
+from launcher import storage
+from launcher.errors import (
+    CheckpointError,
+    DistributedError,
+    LockedError,
+    OutOfMemoryError,
+    Preempted,
+    RecipeError,
+    StorageError,
+)
 from launcher.record import Record, git_commit, read_json, versions
 
 RUN = Path("checkpoints/a run")
@@ -239,3 +248,108 @@ def test_a_commit_is_named_with_the_changes_since() -> None:
     assert len(commit) == 40
     Path("work/a").write_text("b")
     assert git_commit(Path("work")) == f"{commit}+changes"
+
+
+# ── how often in a row it failed ────────────────────────────────────────────────────────────────
+
+
+def attempt(error: BaseException | None, committed: int | None = None) -> int:
+    """An attempt that ends with an error or well; the failures that are noted then."""
+    with closing(Record(RUN)) as record:
+        record.begin(b"", {}, 0)
+        if committed is not None:
+            record.status("running", step=committed, committed=committed)
+        if error is None:
+            record.finished(9, {})
+        else:
+            record.failed(error, 1, 3)
+    found = status()["failures"]
+    assert isinstance(found, int)
+    return found
+
+
+def test_failures_in_a_row_are_counted_over_attempts() -> None:
+    errors = [RecipeError("x"), StorageError("x"), OutOfMemoryError("x"), ZeroDivisionError()]
+    assert [attempt(error) for error in errors] == [1, 2, 3, 4]
+    assert attempt(None) == 0
+
+
+@pytest.mark.parametrize(
+    "error", [Preempted("75"), DistributedError("lost"), KeyboardInterrupt()], ids=repr
+)
+def test_what_is_not_the_runs_own_doing_neither_counts_nor_forgives(error: BaseException) -> None:
+    """B14: a job that is preempted all day is not a job that fails."""
+    assert [attempt(error) for _ in range(4)] == [0] * 4
+    attempt(RecipeError("x"))
+    assert attempt(error) == 1
+    assert attempt(RecipeError("x")) == 2
+
+
+def test_a_new_checkpoint_begins_the_count_anew_and_the_same_one_does_not() -> None:
+    assert attempt(RecipeError("x"), committed=4) == 1
+    assert attempt(RecipeError("x")) == 2
+    assert attempt(RecipeError("x"), committed=4) == 3, "no progress"
+    assert attempt(RecipeError("x"), committed=8) == 1
+
+
+def test_the_process_that_failed_is_noted() -> None:
+    error = RecipeError("x")
+    error.process = 2
+    attempt(error)
+    assert status()["process"] == 2
+    attempt(RecipeError("x"))
+    assert status()["process"] == 0
+
+
+# ── back to a step ──────────────────────────────────────────────────────────────────────────────
+
+
+def with_steps(*steps: int) -> None:
+    for step in steps:
+        folder = RUN / f"step-{step:012d}"
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text(str(step))
+
+
+def test_going_back_moves_what_came_later() -> None:
+    with_steps(5, 10, 15)
+    (RUN / "metrics.jsonl").write_bytes(b"all\n")
+    with closing(Record(RUN)) as record:
+        place = record.go_back_to(5)
+        assert record.go_back_to(5) is None, "nothing is left to move"
+    assert place is not None
+    assert sorted(os.listdir(place)) == ["metrics.jsonl", "step-000000000010", "step-000000000015"]
+    assert (place / "metrics.jsonl").read_bytes() == b"all\n"
+    assert (place / "step-000000000015" / "state.json").read_text() == "15"
+    assert [path.name for path in RUN.glob("step-*")] == ["step-000000000005"]
+    assert (RUN / "metrics.jsonl").read_bytes() == b"all\n", "`begin` cuts it"
+
+
+def test_going_back_moves_the_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in between, the run is where it was, some steps back, and has no hole."""
+
+    class Killed(BaseException):
+        pass
+
+    class Mortal(storage.Disk):
+        def rename(self, old: Path, new: Path) -> None:
+            if old.name == "step-000000000010":
+                raise Killed
+            super().rename(old, new)
+
+    with_steps(5, 10, 15)
+    with closing(Record(RUN)) as record:
+        monkeypatch.setattr(storage, "disk", Mortal())
+        with pytest.raises(Killed):
+            record.go_back_to(5)
+    assert sorted(path.name for path in RUN.glob("step-*")) == [
+        "step-000000000005", "step-000000000010",
+    ]  # fmt: skip
+
+
+def test_a_run_without_metrics_goes_back_too() -> None:
+    with_steps(5, 10)
+    with closing(Record(RUN)) as record:
+        place = record.go_back_to(7)
+    assert place is not None
+    assert os.listdir(place) == ["step-000000000010"]

@@ -592,3 +592,201 @@ def test_what_a_crash_left_is_tidied_up(stopped: Callable[[], str]) -> None:
     (RUN / ".status.json.4711.tmp").write_bytes(b"half")
     start("checkpoint_every=5")
     assert [path.name for path in RUN.glob(".*")] == [".lock"]
+
+
+# ── back to a step ──────────────────────────────────────────────────────────────────────────────
+
+KEPT = ("checkpoint_every=5", "keep=9")
+
+
+@pytest.fixture
+def whole() -> dict[str, Any]:
+    """What a run leaves that nothing has stopped; asked for before `stopped`."""
+    return uninterrupted("checkpoint_every=5")
+
+
+@pytest.fixture
+def finished(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """A finished run with the checkpoints of steps 5, 10, ..., 30, 32 and of the best one, 16 or
+    32; gives what is said on both streams."""
+    start(*KEPT)
+    capsys.readouterr()
+
+    def said() -> str:
+        out, err = capsys.readouterr()
+        return " ".join((out + err).replace("│", " ").split())
+
+    return said
+
+
+@pytest.mark.parametrize("step", [5, 20])
+def test_a_run_goes_back_to_a_step_and_ends_as_it_did(
+    step: int, finished: Callable[[], str]
+) -> None:
+    expected, there = outcome(), checkpoint.steps(RUN)
+    before = {path.relative_to(RUN): path.read_bytes() for path in RUN.glob("step-*/*")}
+    lines = (RUN / "metrics.jsonl").read_bytes()
+    start(*KEPT, "--resume", step)
+    assert outcome() == expected
+    (archive,) = RUN.glob("archive-*")
+    said = finished()
+    assert f"later checkpoints were moved to {archive}" in said
+    assert f"continues at step {step} of 32" in said
+    later = {checkpoint.folder_of(Path(), other).name for other in there if other > step}
+    assert {path.name for path in archive.iterdir()} == {*later, "metrics.jsonl"}
+    assert (archive / "metrics.jsonl").read_bytes() == lines
+    for path in archive.glob("step-*/*"):
+        assert path.read_bytes() == before[path.relative_to(archive)]
+    assert json.loads((RUN / "run.json").read_text())["attempts"][-1]["from_step"] == step
+    start(*KEPT)  # finished again
+    assert len(list(RUN.glob("archive-*"))) == 1
+
+
+def test_a_run_that_was_stopped_goes_back_too(
+    whole: dict[str, Any], stopped: Callable[[], str]
+) -> None:
+    start("checkpoint_every=5", "--resume", "5")
+    assert outcome() == whole
+
+
+def test_a_change_that_is_allowed_begins_at_the_step_that_was_asked_for(
+    finished: Callable[[], str],
+) -> None:
+    before = outcome()["metrics"]
+    start(*KEPT, "--resume", "20", "lr=0.4", "--allow-change", "lr")
+    rates = {line["step"]: line["train/lr"] for line in outcome()["metrics"] if "train/lr" in line}
+    for line in before:
+        if "train/lr" in line:
+            factor = 2 if line["step"] > 20 else 1
+            assert rates[line["step"]] == pytest.approx(factor * line["train/lr"])
+
+
+def test_the_newest_step_is_continued_without_an_archive(
+    whole: dict[str, Any], stopped: Callable[[], str]
+) -> None:
+    start("checkpoint_every=5", "--resume", "10")
+    assert outcome() == whole
+    assert not list(RUN.glob("archive-*"))
+
+
+@pytest.mark.parametrize("step", ["0", "7", "999999999999", "00000011"])
+def test_a_step_without_a_checkpoint_is_refused_with_those_there(
+    step: str, stopped: Callable[[], str]
+) -> None:
+    before = everything()
+    start("--resume", step, code=5)
+    said = stopped()
+    assert f"--resume {int(step)}: checkpoints/r has no checkpoint of that step." in said
+    assert "It has: 5, 10." in said
+    assert {k: v for k, v in everything().items() if "owner.json" not in k} == {
+        k: v for k, v in before.items() if "owner.json" not in k
+    }
+
+
+def test_a_step_of_a_run_without_checkpoints_is_refused(stopped: Callable[[], str]) -> None:
+    for folder in RUN.glob("step-*"):
+        shutil.rmtree(folder)
+    start("--resume", "5", code=5)
+    assert "It has: none." in stopped()
+
+
+@pytest.mark.parametrize(
+    "word", ["-1", "-999", "1000000000000", "9" * 5000, "1.5", "1e3", "0x10", "٣", "²", "", " 5"]
+)
+def test_what_is_no_step_is_refused_before_anything(word: str, stopped: Callable[[], str]) -> None:
+    before = everything()
+    start(f"--resume={word}", code=2)
+    assert "give auto, must, never or the step of a checkpoint." in stopped()
+    assert everything() == before
+
+
+def test_a_negative_step_as_a_word_of_its_own_is_refused_too(stopped: Callable[[], str]) -> None:
+    start("--resume", "-5", code=2)
+
+
+def test_a_step_that_is_damaged_is_refused_and_the_later_ones_stay(
+    stopped: Callable[[], str],
+) -> None:
+    damage(5)
+    start("--resume", "5", code=5)
+    assert "model.safetensors was changed or cut short" in stopped()
+    assert checkpoint.steps(RUN) == [5, 10]
+    assert not list(RUN.glob("archive-*"))
+
+
+def test_a_step_before_a_damaged_one_may_be_gone_back_to(
+    whole: dict[str, Any], stopped: Callable[[], str]
+) -> None:
+    damage(10)
+    start("checkpoint_every=5", "--resume", "5")
+    assert outcome() == whole
+
+
+def test_a_step_of_no_run_is_refused() -> None:
+    start("--resume", "5", code=5)
+    assert not RUN.exists()
+
+
+@pytest.mark.parametrize("resume", ["5", "must", "never"])
+def test_to_begin_anew_and_to_continue_contradict_each_other(
+    resume: str, stopped: Callable[[], str]
+) -> None:
+    start("--resume", resume, "--fresh", code=2)
+    assert f"--fresh begins anew and --resume {resume} continues" in stopped()
+    assert not list(RUN.glob("archive-*"))
+
+
+# ── a run that fails again and again ────────────────────────────────────────────────────────────
+
+
+def failures() -> int:
+    found: int = outcome()["status"]["failures"]
+    return found
+
+
+def test_three_failures_at_one_step_are_enough(stopped: Callable[[], str]) -> None:
+    """B14: a job that is started again and again must end."""
+    assert failures() == 0, "who pressed ctrl-c is no failure"
+    for number in (1, 2, 3):
+        start("checkpoint_every=5", stop="error 3")
+        assert failures() == number
+    stopped()
+    before = everything()
+    start("checkpoint_every=5", code=5)
+    said = stopped()
+    assert "failed 3 times after step 10, the last time with: tiny.py:" in said
+    assert "Stopped" in said
+    assert "--resume must" in said
+    assert everything() == before
+
+
+@pytest.mark.parametrize("how", [("--resume", "must"), ("--resume", "5"), ("--fresh",)])
+def test_after_three_failures_somebody_may_try_again(
+    how: tuple[str, ...], whole: dict[str, Any], stopped: Callable[[], str]
+) -> None:
+    for _ in range(3):
+        start("checkpoint_every=5", stop="error 3")
+    start("checkpoint_every=5", *how, stop="error 1")
+    assert failures() == (1 if how == ("--fresh",) else 4)
+    start("checkpoint_every=5", *([] if how == ("--fresh",) else ["--resume", "must"]))
+    assert outcome() == whole
+    assert failures() == 0
+
+
+def test_a_new_checkpoint_begins_the_count_anew() -> None:
+    """Each attempt gets 5 steps further: that is slow, and no reason to give up."""
+    expected = uninterrupted("checkpoint_every=5")
+    for _ in range(5):
+        start("checkpoint_every=5", stop="error 13")
+        assert failures() == 1
+    start("checkpoint_every=5")
+    assert outcome() == expected
+
+
+def test_failures_before_the_first_checkpoint_count_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for _ in range(3):
+        start(stop="error 3")
+    start(code=5)
+    assert "failed 3 times after step 0" in " ".join(capsys.readouterr().err.split())

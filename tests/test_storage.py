@@ -1,6 +1,7 @@
 """The disk: what is written is there whole or not at all, also when any single call fails."""
 
 import errno
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -564,3 +565,35 @@ def test_every_call_of_the_disk_can_be_made_to_fail() -> None:
     source = Path(storage.__file__).read_text() + Path(held.__file__).read_text()
     used = {word.split("(")[0] for word in source.split("disk.")[1:]}
     assert {word for word in used if word.isidentifier()} == set(METHODS)
+
+
+# ── the hash of what is written ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("disk", [storage.Disk(), ShortDisk()], ids=["whole", "short"])
+@pytest.mark.parametrize(
+    "parts",
+    [[], [b""], [b"abc"], [b"ab", b"", b"cdefgh"], [memoryview(b"abcdefg")[::1], b"h"]],
+    ids=str,
+)
+def test_a_file_is_hashed_while_it_is_written(
+    folder: Path, use: Callable[[storage.Disk], None], disk: storage.Disk, parts: list[Any]
+) -> None:
+    use(disk)
+    size, digest = storage.create(folder / "f", iter(parts))
+    content = (folder / "f").read_bytes()
+    assert content == b"".join(parts)
+    assert (size, digest) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_the_hash_is_of_what_was_given_and_not_of_what_the_disk_made_of_it(
+    folder: Path, use: Callable[[storage.Disk], None]
+) -> None:
+    class Lying(storage.Disk):
+        def write(self, descriptor: int, data: memoryview) -> int:
+            return super().write(descriptor, memoryview(bytes(len(data))))
+
+    use(Lying())
+    _, digest = storage.create(folder / "f", [b"abc"])
+    assert digest == hashlib.sha256(b"abc").hexdigest()
+    assert (folder / "f").read_bytes() == bytes(3)

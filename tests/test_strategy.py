@@ -206,3 +206,8 @@ def test_there_is_nothing_to_wait_for_with_one_process() -> None:
     world, model = met(), nn.Linear(2, 2)
     with world.no_sync(model), world.inference():
         assert not world.skipped()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00\xff", b"x" * 100_000])
+def test_one_process_shares_bytes_with_itself(data: bytes) -> None:
+    assert met().share(data) == data

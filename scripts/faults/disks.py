@@ -51,7 +51,9 @@ def killed_at_calls(folder: Path, rng: random.Random, count: int) -> str:
     for number in sorted(rng.sample(range(begun, len(calls)), min(count, len(calls) - begun))):
         (folder / "checkpoints").rename(folder / f"before-{number}")
         name = calls[number].split("(")[0].split()[-1]
-        nth = sum(call.split("(")[0].split()[-1] == name for call in calls[: number + 1])
+        thread = calls[number].split()[0]  # strace counts for each thread
+        own = [call for call in calls[: number + 1] if call.split()[0] == thread]
+        nth = sum(call.split("(")[0].split()[-1] == name for call in own)
         inject = f"inject={name}:signal=SIGKILL:when={nth}"
         code, _ = run(folder, *given, by=("strace", "-f", "-qq", "-o", "/dev/null", "-e",
                                           f"trace={name}", "-e", inject))  # fmt: skip
