@@ -139,7 +139,10 @@ def test_samples_of_different_shapes_are_named() -> None:
 REFUSED: dict[str, tuple[Any, str]] = {
     "image alone": (lambda n: torch.zeros(3, 3), "must be pairs .* or dicts.*here are Tensor"),
     "three parts": (lambda n: (torch.zeros(3), 1, 2), "here are 3 parts"),
-    "text": (lambda n: (torch.zeros(3), "cat"), "its 'label' is tuple: give from_dataset a collate"),
+    "text": (
+        lambda n: (torch.zeros(3), "cat"),
+        "its 'label' is tuple: give from_dataset a collate",
+    ),
     "object": (lambda n: (object(), 1), "default_collate makes no batch .*give it a transform"),
     "empty": (lambda n: {}, "must be pairs"),
     "float label": (lambda n: {"image": torch.zeros(1), "label": 0.5}, "label must be a whole"),

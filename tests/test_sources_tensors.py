@@ -91,6 +91,10 @@ def test_a_fingerprint_is_of_names_types_shapes_and_content() -> None:
         of(image=x, target=label.float()),
     ]
     assert len({*found}) == len(found)
+    zeros = [
+        of(image=torch.zeros(3, dtype=dtype), label=label) for dtype in (torch.int32, torch.float32)
+    ]
+    assert zeros[0] != zeros[1], "the same bytes"
     strided = torch.stack([x, x], 2)[..., 0]
     assert of(image=strided, label=label.clone()) == found[0]
     assert of(image=x, label=label, fingerprint="mine") == "mine"
