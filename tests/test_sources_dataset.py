@@ -203,7 +203,11 @@ def test_a_run_trains_on_a_dataset(capsys: pytest.CaptureFixture[str]) -> None:
     ("labels", "test", "words"),
     [
         ("3 + 2", '["a", "b"]', "sample 0 of the train split has label 2, but there are 2 classes"),
-        ("2", '["b", "a"]', "must have the same classes, in the same order; a, b are not b, a"),
+        (
+            "2",
+            '["b", "a"]',
+            "'b' is class 1 in the train split of tiny.py and class 0 in the test split",
+        ),
     ],
 )
 def test_labels_and_classes_that_do_not_fit_end_a_run_before_it_begins(
