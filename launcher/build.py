@@ -184,12 +184,13 @@ def _check_sources(loaded: Loaded, data: Data) -> None:
             raise DataError(f"the {part} split of {loaded.path} has no sample.")
         if not isinstance(getattr(source, "fingerprint", None), str):
             raise RecipeError(f"the {part} source of {loaded.path} has no fingerprint, a text.")
-    train, test = data.train.source.classes, data.test.source.classes
-    if train and test and tuple(train) != tuple(test):
-        raise DataError(
-            f"the train and test splits of {loaded.path} must have the same classes, in the same "
-            f"order; {listed([*train])} are not {listed([*test])}."
-        )
+    trained = {name: label for label, name in enumerate(data.classes)}
+    for label, name in enumerate(data.test.source.classes or ()):
+        if trained.get(name, label) != label:
+            raise DataError(
+                f"{name!r} is class {trained[name]} in the train split of {loaded.path} and class "
+                f"{label} in the test split: give both the same classes, in the same order."
+            )
 
 
 def _check_model(loaded: Loaded, model: nn.Module) -> None:
