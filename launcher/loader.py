@@ -10,12 +10,13 @@ hyperparameters as JSON and calls `recipe.data` itself: nothing of a recipe is p
 """
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -144,13 +145,28 @@ class Loader:
     def close(self) -> None:
         """End the workers: they ignore SIGTERM, which torch would send them."""
         iterator = getattr(self._loader, "_iterator", None)
+        self._loader = None
         if iterator is None:
             return
-        own = {worker.pid for worker in getattr(iterator, "_workers", ())}
-        for child in multiprocessing.active_children():
-            if child.pid in own:
-                child.kill()
-        self._loader = None
+        with _deaths_unnoticed():
+            for worker in iterator._workers:
+                worker.kill()
+            for worker in iterator._workers:
+                worker.join()
+            del iterator, worker  # torch cleans up when its iterator goes, here and not later
+
+
+@contextmanager
+def _deaths_unnoticed() -> Iterator[None]:
+    """Torch takes SIGCHLD and raises, wherever the main thread is, when a worker was killed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def worker_error(error: RuntimeError, timeout: float) -> Exception:
