@@ -37,7 +37,7 @@ FLOORS: list[set[str]] = [
         "build",
         "saver",
     }
-    | {"train"},
+    | {"train", "loader", "loaders", "tuned"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""},
 ]
 
