@@ -170,9 +170,14 @@ def drop(alive: Sequence[Lane]) -> None:
 
 
 def choice(alive: Sequence[Lane]) -> Lane:
-    """The fewest workers that are as good as the best."""
+    """The fewest workers that are as good as the best, turn by turn and in the middle of all."""
     winner = best(alive)
-    good = [lane for lane in alive if statistics.median(ratios(lane, winner)) >= 1 - TIE]
+    most = statistics.median(winner.training)
+    good = [
+        lane for lane in alive
+        if statistics.median(ratios(lane, winner)) >= 1 - TIE
+        and statistics.median(lane.training) >= (1 - TIE) * most
+    ]  # fmt: skip
     return min(good or [winner], key=lambda lane: lane.workers)
 
 
