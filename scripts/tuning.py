@@ -25,7 +25,8 @@ ROUNDS, TURNS = 3, 3
 DEEPER = 2 * PREFETCH
 # Until which share of the time a part of the tuning may begin something new.
 SEARCH, PREFETCHING, THREADS = 0.75, 0.9, 1.0
-_LEAST_WINDOW = 0.1
+_LEAST_WINDOW, _ALONE_WINDOW = 0.1, 0.3
+"""Seconds: the shortest windows, and those of a candidate that has no rival."""
 
 Tell = Callable[[str, float], None]
 """Progress: what is done now, and the share of the time that is over."""
@@ -124,7 +125,7 @@ def _search(bench: Bench, model: Model, found: Found, clock: Clock) -> float:
     rounds = ROUNDS if several else 1
     windows = TURNS * ((len(found.lanes) + 1) * ((1 << rounds) - 1) + len(found.lanes))
     window = max(_LEAST_WINDOW, clock.seconds * SEARCH * 0.9 / windows)
-    window = window if several else min(1.0, window)
+    window = window if several else min(_ALONE_WINDOW, window)
     for number in range(rounds):
         alive = [lane for lane in found.lanes if not lane.out]
         for turn in clock.turns(SEARCH, first=number == 0):

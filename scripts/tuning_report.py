@@ -114,7 +114,8 @@ def _keeping_up(found: Found, *, in_memory: bool) -> str:
             f"0 workers: data in memory needs none. Taking it is {found.waits:.0%} of the time: "
             f"{share}."
         )
-    workers = f"{found.chosen.workers} workers"
+    number = found.chosen.workers
+    workers = f"{number} worker{'s' * (number != 1)}"
     if found.keeps_up:
         return f"{workers}: the model waits for data {found.waits:.0%} of the time: {share}."
     return (
