@@ -166,7 +166,7 @@ def everything(asked: argparse.Namespace, given: Sequence[str]) -> tuple[report.
     worst = 0
     for path, words in jobs:
         name = str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-        reason = copy_context().run(missing, path, words)
+        reason = missing(path, words)
         if not reason:
             command = [sys.executable, __file__, name, *words, "--json"]
             command += ["--seconds", f"{asked.seconds}"]
@@ -184,6 +184,10 @@ def everything(asked: argparse.Namespace, given: Sequence[str]) -> tuple[report.
 
 def missing(path: Path, words: Sequence[str]) -> str:
     """Why a recipe cannot be tuned for, as when its data is not here; nothing when it can."""
+    return copy_context().run(_missing, path, words)
+
+
+def _missing(path: Path, words: Sequence[str]) -> str:
     try:
         request, _ = cli.parse([str(path), *words])
         loaded, hparams, _ = prepare(request)

@@ -36,7 +36,8 @@ class Remote:
 def fetch(remote: Remote, target: Path) -> Path:
     """The file at `target`, downloaded if it is not there; returns `target`.
 
-    Raises DataError when no try succeeded or none is `allowed`, or when what came has another checksum.
+    Raises DataError when no try succeeded or none is `allowed`, or when what came has another
+    checksum.
     """
     with turns(target):
         if not target.is_file():
