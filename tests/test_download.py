@@ -204,7 +204,7 @@ def at_once(preparation: str, action: str, *arguments: object) -> list[tuple[int
 
 
 FETCH = 'fetch(Remote("mnist", (sys.argv[1],), sys.argv[2]), Path(sys.argv[3]))'
-NO_LOCK = "from launcher import storage; held.Lock.acquire = lambda self, wait: True"
+NO_LOCK = "from launcher import held; held.Lock.acquire = lambda self, wait: True"
 
 
 @pytest.mark.parametrize(
