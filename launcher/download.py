@@ -37,6 +37,8 @@ Watch = Callable[[str, int, int | None], None]
 
 # A recipe's `data` takes hyperparameters only: the launcher sets this before it calls a recipe.
 mirror: ContextVar[str | None] = ContextVar("mirror", default=None)
+# Who only asks which data is there fetches nothing.
+allowed: ContextVar[bool] = ContextVar("allowed", default=True)
 
 
 class WrongError(Exception):
@@ -68,10 +70,16 @@ class Lines:
 def fetch(remote: Remote, target: Path, watch: Watch | None = None) -> Path:
     """The file at `target`, downloaded if it is not there; returns `target`.
 
-    Raises DataError when no try succeeded, or when what came has another checksum.
+    Raises DataError when no try succeeded or none is `allowed`, or when what came has another
+    checksum.
     """
     with turns(target):
         if not target.is_file():
+            if not allowed.get():
+                raise DataError(
+                    f"dataset={remote.dataset} is not here: no {target.name} in {target.parent}. "
+                    f"A run fetches it, and so does launcher data fetch {remote.dataset}."
+                )
             _download(remote, target, watch or Lines())
     return target
 

@@ -10,19 +10,19 @@ hyperparameters as JSON and calls `recipe.data` itself: nothing of a recipe is p
 """
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.data._utils import signal_handling
 
 from launcher import recipe, settings, sources
 from launcher.data import Batch, Drawn, Source, Task, gathered
@@ -143,19 +143,30 @@ class Loader:
             raise worker_error(error, self._timeout) from error
 
     def close(self) -> None:
-        """End the workers at once: they ignore SIGTERM, and what they make ahead is not needed."""
-        iterator: Any = getattr(self._loader, "_iterator", None)
+        """End the workers: they ignore SIGTERM, which torch would send them."""
+        iterator = getattr(self._loader, "_iterator", None)
         self._loader = None
         if iterator is None:
             return
-        # Torch takes a worker that is killed for an error, unless it has been told to forget it.
-        signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
-        iterator._worker_pids_set = False
-        own = {worker.pid for worker in iterator._workers}
-        for child in multiprocessing.active_children():
-            if child.pid in own:
-                child.kill()
-                child.join()
+        with _deaths_unnoticed():
+            for worker in iterator._workers:
+                worker.kill()
+            for worker in iterator._workers:
+                worker.join()
+            del iterator, worker  # torch cleans up when its iterator goes, here and not later
+
+
+@contextmanager
+def _deaths_unnoticed() -> Iterator[None]:
+    """Torch takes SIGCHLD and raises, wherever the main thread is, when a worker was killed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def worker_error(error: RuntimeError, timeout: float) -> Exception:

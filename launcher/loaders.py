@@ -31,7 +31,7 @@ class Loaders:
         cls, loaded: Loaded, hparams: Hparams, settings: RunSettings, world: World, data: Data,
         plan: Plan,
     ) -> "Loaders":  # fmt: skip
-        """Both, with as many workers as are given, measured or guessed."""
+        """The loaders of one process of a run, not begun yet."""
         workers, how, tuned = choose(loaded, hparams, settings, world, data, plan)
         made = {}
         for part in ("train", "test"):

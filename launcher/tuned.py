@@ -8,10 +8,11 @@ import hashlib
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, Final
 
-from launcher import settings, storage
+from launcher import held, settings, storage
 from launcher.data import Data
 from launcher.errors import CheckpointError, StorageError
 from launcher.plan import Plan
@@ -19,6 +20,9 @@ from launcher.recipe import Loaded
 from launcher.record import read_json
 from launcher.settings import Hparams
 from launcher.strategy import World
+
+MOST_WORKERS: Final = 1024
+MOST_PREFETCH: Final = 64
 
 
 @dataclass(frozen=True)
@@ -59,20 +63,38 @@ def key(loaded: Loaded, hparams: Hparams, data: Data, plan: Plan, world: World) 
 
 
 def lookup(name: str) -> Tuned | None:
-    """The answer for a key, if there is one; a damaged file is none."""
+    """The answer for a key, if there is one; a damaged file is none, whatever is wrong with it."""
     try:
         found = read_json(place()).get(name)
-        return Tuned(**found) if found else None
-    except (CheckpointError, StorageError, TypeError):
+    except (CheckpointError, StorageError, RuntimeError):  # or this user has no home
         return None
+    return _sound(found) if isinstance(found, dict) else None
+
+
+def _sound(found: dict[str, Any]) -> Tuned | None:
+    """An answer as it was stored; None when a value is no such thing: nothing that somebody wrote
+    there shall start a thousand processes or control a terminal."""
+    workers, prefetch = found.get("workers"), found.get("prefetch")
+    rate, at = found.get("rate"), found.get("at")
+    counts = type(workers) is int and 0 <= workers <= MOST_WORKERS
+    counts = counts and type(prefetch) is int and 1 <= prefetch <= MOST_PREFETCH
+    words = isinstance(at, str) and len(at) <= 40 and at.isprintable()
+    if not counts or not words or not isinstance(rate, int | float):
+        return None
+    return Tuned(**{field.name: found[field.name] for field in fields(Tuned)})
 
 
 def store(name: str, tuned: Tuned) -> None:
-    """Keep an answer beside the others. Raises StorageError."""
+    """Keep an answer beside the others; those who store at once take turns. Raises StorageError."""
     storage.make_folder(place().parent)
+    lock = held.Lock(place().with_suffix(".lock"))
+    lock.acquire(wait=True)
     try:
-        before = read_json(place())
-    except CheckpointError:
-        before = {}
-    document = {**before, name: asdict(tuned)}
-    storage.replace(place(), json.dumps(document, indent=1).encode())
+        try:
+            before = read_json(place())
+        except CheckpointError:
+            before = {}
+        document = {**before, name: asdict(tuned)}
+        storage.replace(place(), json.dumps(document, indent=1).encode())
+    finally:
+        lock.release()
