@@ -5,9 +5,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from launcher import settings as fields
 from launcher.data import Data, Drawn
-from launcher.loader import Loader, Origin
+from launcher.evaluate import BLOCK
+from launcher.loader import Loader, Origin, check_shared_memory
 from launcher.plan import Plan
 from launcher.recipe import Loaded
 from launcher.settings import Hparams, RunSettings
@@ -31,8 +34,14 @@ class Loaders:
         cls, loaded: Loaded, hparams: Hparams, settings: RunSettings, world: World, data: Data,
         plan: Plan,
     ) -> "Loaders":  # fmt: skip
-        """The loaders of one process of a run, not begun yet."""
+        """The loaders of one process of a run, not begun yet. Raises DataError when what they would
+        make ahead does not fit into shared memory."""
         workers, how, tuned = choose(loaded, hparams, settings, world, data, plan)
+        if workers and isinstance(data.train.source, Drawn):
+            one = data.train.source.draw(np.zeros(1, dtype=np.int64), hparams.seed)
+            size = max(BLOCK, plan.micro_batch_size * world.devices)
+            batch = {name: value.expand(size, *value.shape[1:]) for name, value in one.items()}
+            check_shared_memory(batch, workers, tuned.prefetch)
         made = {}
         for part in ("train", "test"):
             source = data.train.source if part == "train" else data.test.source

@@ -190,7 +190,7 @@ def _missing(path: Path, words: Sequence[str]) -> str:
     try:
         request, _ = cli.parse([str(path), *words])
         loaded, hparams, _ = prepare(request)
-        sources.folder.set(Path(request.settings.data_dir))
+        sources.data_dir.set(Path(request.settings.data_dir))
         download.allowed.set(False)
         call(loaded, "data", Data, hparams)
     except DataError as error:

@@ -90,7 +90,7 @@ BESIDE: dict[str, set[str]] = {
     "agree": {"strategy"},
     "guard": {"strategy"},
     "tuned": {"strategy"},
-    "loaders": {"loader", "strategy", "tuned"},
+    "loaders": {"evaluate", "loader", "strategy", "tuned"},
     "build": {"evaluate", "loaders", "strategy"},
     "saver": {"build", "guard"},
     "train": {"build", "guard", "meter", "evaluate", "saver", "stop", "strategy"},
