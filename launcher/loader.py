@@ -97,6 +97,11 @@ class _Tasks:
         return iter(self.now)
 
 
+class _Quiet(DataLoader[Any]):
+    def check_worker_number_rationality(self) -> None:
+        """Whether more workers than cores help is for the tuner to say: no warning."""
+
+
 class Loader:
     """Makes the micro-batches of one split, in this process or in workers that stay."""
 
@@ -111,7 +116,7 @@ class Loader:
         self._tasks = _Tasks()
         self._loader: DataLoader[Any] | None = None
         if workers and isinstance(source, Drawn):
-            self._loader = DataLoader(
+            self._loader = _Quiet(
                 _Maker(source, origin, seed),  # type: ignore[arg-type]
                 batch_size=None,
                 sampler=self._tasks,
