@@ -1,0 +1,160 @@
+"""How fast batches are made, against torch's DataLoader with torchvision's transforms.
+
+    python scripts/bench_loader.py --data data --photos photos/train [--json FILE]
+
+In memory: CIFAR-10 with flip and shift, as `recipes/cifar_resnet.py` has it, against
+`torchvision.datasets.CIFAR10` with RandomCrop, RandomHorizontalFlip, ToTensor and Normalize. From
+files: `sources.folder` against `torchvision.datasets.ImageFolder` under the same transform,
+RandomResizedCrop(224) and flip. The loader alone, without a model, in windows that take turns; what
+was made ahead of a window is not counted. Medians of images per second with the quartiles, and the
+ratio to DataLoader at its best number of workers and at the same one.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, RandomSampler
+from torchvision import datasets, transforms
+from torchvision.transforms import v2
+
+from launcher import Data, Split, augment, screen, sources
+from launcher.data import Batch, Task, feed
+from launcher.loader import PREFETCH, Loader, Origin
+from launcher.plan import Plan
+from launcher.rng import SampleRng
+
+CPU = torch.device("cpu")
+Batches = Iterator[int]
+"""Images in each batch, for ever."""
+
+
+def ours_in_memory(data_dir: Path, size: int) -> Batches:
+    """The launcher's batches of CIFAR-10, ready for the model."""
+    sources.data_dir.set(data_dir)
+
+    def transform(batch: Batch, rng: SampleRng) -> Batch:
+        image = augment.flip(batch["image"], rng)
+        return batch | {"image": augment.shift(image, rng, 4)}
+
+    normalize = augment.normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
+    data = Data(train=Split(sources.load("cifar10", "train"), transform),
+                test=Split(sources.load("cifar10", "test")), prepare=normalize)  # fmt: skip
+    samples = len(data.train.source)
+    plan = Plan(seed=0, epochs=10**6, samples=samples, batch_size=size, micro_batch_size=size)
+    for _, batch in feed(data, plan, CPU):
+        yield len(batch["label"])
+
+
+def theirs(dataset: Any, size: int, workers: int) -> Batches:
+    """torch's DataLoader, shuffled, its workers kept from epoch to epoch."""
+    loader = DataLoader(
+        dataset, size, sampler=RandomSampler(dataset), num_workers=workers, drop_last=True,
+        persistent_workers=workers > 0,
+    )  # fmt: skip
+    while True:
+        for _, label in loader:
+            yield len(label)
+
+
+def cifar(data_dir: Path) -> Any:
+    """CIFAR-10 as the tutorials read it."""
+    normalize = transforms.Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
+    steps = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
+             transforms.ToTensor(), normalize]  # fmt: skip
+    return datasets.CIFAR10(str(data_dir), train=True, transform=transforms.Compose(steps))
+
+
+def photo_transform() -> Any:
+    """The same for both sides."""
+    return v2.Compose([v2.RandomResizedCrop(224, antialias=True), v2.RandomHorizontalFlip(),
+                       v2.PILToTensor()])  # fmt: skip
+
+
+def ours_from_files(photos: Path, size: int, workers: int) -> Batches:
+    """The launcher's loader over a folder."""
+    source = sources.folder(photos, photo_transform())
+    origin = Origin(Path("none.py"), "", "{}", Path("data"), "train")  # forked: never used
+    draw = np.random.default_rng(0)
+    tasks = (Task(draw.permutation(len(source))[:size], (number,)) for number in range(10**9))
+    for batch in Loader(source, origin, 0, workers)(tasks):
+        yield len(batch["label"])
+
+
+def compare(
+    sides: dict[str, tuple[Batches, int]], windows: int, seconds: float
+) -> dict[str, list[float]]:
+    """Images per second of each side in each window; a side is its batches and its workers."""
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(windows + 1):
+        for name, (batches, workers) in sides.items():
+            for _ in range(1 + workers * (PREFETCH + 1)):  # made ahead, while the others ran
+                next(batches)
+            began, images = time.perf_counter(), 0
+            while (took := time.perf_counter() - began) < seconds:
+                images += next(batches)
+            if number:  # the first of each warms up
+                rates[name].append(images / took)
+    return rates
+
+
+def report(title: str, rates: dict[str, list[float]], ours: list[str]) -> dict[str, float]:
+    """A table; the medians."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    best = max(value for name, value in medians.items() if name not in ours)
+    rows = []
+    for name, values in rates.items():
+        first, _, third = statistics.quantiles(values, n=4)
+        rows.append((name, f"{medians[name]:,.0f}", f"{first:,.0f} to {third:,.0f}",
+                     f"{medians[name] / best:.2f}"))  # fmt: skip
+    screen.table(title, ("loader", "images/s", "quartiles", "of DataLoader's best"), rows)
+    return medians
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--data", type=Path, help="a data_dir with CIFAR-10")
+    parser.add_argument("--photos", type=Path, help="a folder of class folders with photographs")
+    parser.add_argument("--windows", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of a window")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    if not (asked.data or asked.photos):
+        parser.error("give --data, --photos or both")
+    torch.set_num_threads(asked.threads)
+    found: dict[str, Any] = {}
+    if asked.data:
+        for size in (128, 4):
+            known = cifar(asked.data)
+            sides = {"launcher": (ours_in_memory(asked.data, size), 0)}
+            for n in asked.workers:
+                sides[f"DataLoader, {n} workers"] = (theirs(known, size, n), n)
+            rates = compare(sides, asked.windows, asked.seconds)
+            title = f"CIFAR-10, batch {size}, {asked.windows} windows, {asked.threads} threads"
+            found[title] = report(title, rates, ["launcher"])
+    if asked.photos:
+        known = datasets.ImageFolder(str(asked.photos), photo_transform())
+        sides, ours = {}, []
+        for n in asked.workers:
+            ours.append(f"launcher, {n} workers")
+            sides[ours[-1]] = (ours_from_files(asked.photos, 32, n), n)
+            sides[f"DataLoader, {n} workers"] = (theirs(known, 32, n), n)
+        rates = compare(sides, asked.windows, asked.seconds)
+        title = f"{len(known)} photographs, batch 32, {asked.windows} windows"
+        found[title] = report(title, rates, ours)
+    if asked.json:
+        asked.json.write_text(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
