@@ -65,7 +65,10 @@ class Stop:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            # One of several processes is about to end, and says why: a launcher that has lost
+            # another one sends SIGTERM in just that moment.
+            last_words = self._group is not None and number in (signal.SIGTERM, signal.SIGHUP)
+            signal.signal(number, signal.SIG_IGN if last_words else handler)  # type: ignore[arg-type]
         self._before.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
