@@ -98,6 +98,7 @@ def attempt(
     world.watch.on_end = note
     if step:
         state = resume.restored(parts, found, step)
+        found = None  # its bytes and tensors are as large as the model, and not needed again
     seconds, changed = 0.0, []
     if account is not None:
         run = describe.run(request, parts, origins, identity, state.step)
