@@ -100,6 +100,19 @@ def command(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
+def members() -> list[int]:
+    """The processes that work in this test's folder; torchrun gives each a session of its own."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            here = os.readlink(path / "cwd") == str(Path.cwd())
+        except OSError:
+            continue
+        if here and int(path.name) != os.getpid():
+            found.append(int(path.name))
+    return found
+
+
 @pytest.fixture(autouse=True)
 def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A temporary folder as the current one, and nothing of other tests or of the user."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, write_recipe
+from conftest import ROOT, members, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -76,18 +76,6 @@ def no_orphan() -> Iterator[None]:
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
-
-
-def members() -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            here = os.readlink(path / "cwd") == str(Path.cwd())
-        except OSError:
-            continue
-        if here and int(path.name) != os.getpid():
-            found.append(int(path.name))
-    return found
 
 
 def failing(fault: str, *arguments: str, within: float = 60) -> tuple[str, float]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_recipe
+from conftest import ROOT, members, write_recipe
 
 from launcher.stop import Asked, Stop
 
@@ -98,19 +98,6 @@ def training() -> bool:
     """Whether the first line of metrics is written."""
     path = RUN / "metrics.jsonl"
     return path.exists() and path.stat().st_size > 0
-
-
-def members() -> list[int]:
-    """The processes that work in this test's folder; torchrun gives each a session of its own."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            here = os.readlink(path / "cwd") == str(Path.cwd())
-        except OSError:
-            continue
-        if here and int(path.name) != os.getpid():
-            found.append(int(path.name))
-    return found
 
 
 def trainers() -> list[int]:
