@@ -21,10 +21,13 @@ class StepAverage:
     place. What is averaged is the change, so that a buffer that does not change keeps its bits.
     """
 
-    def __init__(self, model: nn.Module, passes: int, processes: int) -> None:
-        """`passes` forward passes of this process in a step, on each of `processes`."""
+    def __init__(
+        self, model: nn.Module, passes: int, processes: int, *, remember: bool = False
+    ) -> None:
+        """`passes` forward passes of this process in a step, on each of `processes`; `remember`
+        what `undo` needs even where one pass needs nothing."""
         self._model = model
-        self._needed = passes * processes > 1 and any(True for _ in model.buffers())
+        self._needed = (remember or passes * processes > 1) and any(True for _ in model.buffers())
         self._share = 1 / (passes * processes)
         self._first: dict[str, Tensor] = {}
         self._changes: dict[str, Tensor] = {}
@@ -44,6 +47,12 @@ class StepAverage:
         if self._needed:
             for name, buffer in self._model.named_buffers():
                 buffer.copy_(self._first[name])
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        """Set every buffer to the step's first value."""
+        for name, buffer in self._model.named_buffers():
+            buffer.copy_(self._first[name])
 
     @torch.no_grad()
     def end_pass(self) -> None:

@@ -2,10 +2,13 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Meter:
@@ -51,6 +54,17 @@ class Meter:
     def stepped(self, samples: int) -> None:
         """One optimizer step over all processes is done."""
         self._samples += samples
+
+    def waiting(self, items: Iterator[T]) -> Iterator[T]:
+        """The same items; the time until each one came is noted as waiting for data."""
+        while True:
+            began = time.perf_counter()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            self.waited += time.perf_counter() - began
+            yield item
 
     def set_aside(self, seconds: float) -> None:
         """Time that was spent on something else than training steps."""

@@ -1,18 +1,17 @@
 """The one loop. Whoever wants to know what happens in a run reads `train` from top to bottom."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 
 from launcher import rng
-from launcher.buffers import StepAverage
 from launcher.build import Parts
-from launcher.data import Batch, feed
+from launcher.data import feed
 from launcher.errors import Preempted
 from launcher.evaluate import averages, scores
 from launcher.guard import Guard, finite_factor, gradient_norm
 from launcher.meter import Meter
-from launcher.plan import Plan, Ticket
+from launcher.passes import Passes, seeds
+from launcher.plan import Plan
 from launcher.record import Record
 from launcher.saver import Saver
 from launcher.screen import Screen
@@ -46,36 +45,24 @@ def train(
              "evaluate": plan.steps(settings.evaluate_every),
              "save": plan.steps(settings.checkpoint_every)}  # fmt: skip
     parameters = list(parts.model.parameters())
-    model, stepper = world.prepare(parts.model, optimizer, sync_batchnorm=hparams.sync_batchnorm)
+    wrapped, stepper = world.prepare(parts.model, optimizer, sync_batchnorm=hparams.sync_batchnorm)
     world.restore_scaler(state.scaler)
-    buffers = StepAverage(parts.model, plan.accumulation, world.processes)
+    passes = Passes(parts, wrapped)
     guard = Guard(world, plan, optimizer)
     meter = Meter(world.device, seconds, world.process, world.processes, world.total)
     meter.restore(state.loss_sums, state.loss_count)
-    micro_batches = feed(
+    micro_batches = meter.waiting(feed(
         parts.data, plan, world.device, start=state.step, process=world.process,
-        before=lambda ticket: world.seed(_seeds(plan, ticket, rng.AUGMENT)),
+        before=lambda ticket: world.seed(seeds(plan, ticket, rng.AUGMENT)),
         gather=parts.loaders.train,
-    )  # fmt: skip
+    ))  # fmt: skip
     saved = time.monotonic()
 
     for step in range(state.step, plan.total_steps):
         world.watch.begin_step(step)
         set_rates(parts, finite_factor(recipe.schedule(hparams, plan.progress(step)), step))
-        buffers.begin_step()
-        for remaining in reversed(range(plan.accumulation)):
-            ticket, batch = _next(micro_batches, meter)
-            world.watch.beat()
-            world.seed(_seeds(plan, ticket))  # for dropout
-            buffers.begin_pass()
-            with world.no_sync(model) if remaining else nullcontext():
-                with world.autocast():
-                    loss = recipe.loss(model, batch)
-                world.watch.beat()  # before the exchange with other processes
-                world.backward(loss, 1 / plan.accumulation)
-            buffers.end_pass()
+        for loss in passes.run(micro_batches):
             meter.add(loss)
-        buffers.end_step(world.total)
         norm = gradient_norm(world, parameters, hparams.grad_clip)
         guard.before_update(step, norm)
         stepper.step()
@@ -141,21 +128,6 @@ def evaluate(parts: Parts) -> dict[str, float | None]:
             before=before, gather=parts.loaders.test,
         )  # fmt: skip
     return averages(found, parts.data)
-
-
-def _next(micro_batches: Iterator[tuple[Ticket, Batch]], meter: Meter) -> tuple[Ticket, Batch]:
-    began = time.perf_counter()
-    following = next(micro_batches)
-    meter.waited += time.perf_counter() - began
-    return following
-
-
-def _seeds(plan: Plan, ticket: Ticket, *purpose: int) -> list[int]:
-    """One seed for each micro-batch of the ticket: the same on any number of processes."""
-    return [
-        rng.torch_seed(plan.seed, ticket.step, ticket.number + device, *purpose)
-        for device in range(plan.devices)
-    ]
 
 
 def _note(

@@ -40,7 +40,7 @@ FLOORS: list[set[str]] = [
         "build",
         "saver",
     }
-    | {"loader", "loaders", "train", "tuned"},
+    | {"loader", "loaders", "train", "tuned", "passes"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""} | {"data_verb"},
 ]
 
@@ -93,7 +93,8 @@ BESIDE: dict[str, set[str]] = {
     "loaders": {"evaluate", "loader", "strategy", "tuned"},
     "build": {"evaluate", "loaders", "strategy"},
     "saver": {"build", "guard"},
-    "train": {"build", "guard", "meter", "evaluate", "saver", "stop", "strategy"},
+    "passes": {"build"},
+    "train": {"build", "passes", "guard", "meter", "evaluate", "saver", "stop", "strategy"},
     "resume": {"describe"},
     "run": {"describe", "explain", "resume"},
     "show": {"describe", "run"},

@@ -70,10 +70,10 @@ if os.environ.get("COUNT"):
         return plain(model, batch)
 
 if os.environ.get("CONTROL"):
-    from launcher import rng, train
+    from launcher import passes, rng
     def seeds(plan, ticket, *purpose):
         return [rng.torch_seed(plan.seed, ticket.step, int(os.environ.get("RANK", "0")))]
-    train._seeds = seeds
+    passes.seeds = seeds
 
 recipe = Recipe(hparams=H, data=data, model=model, optimizer=optimizer, loss=loss)
 """
