@@ -11,6 +11,7 @@ import torch
 
 from launcher import record, settings, storage
 from launcher.build import Parts
+from launcher.documents import read_json
 from launcher.launch import hidden_config
 from launcher.request import Request
 from launcher.screen import Screen, overall, shown
@@ -21,7 +22,7 @@ def run(
     request: Request, parts: Parts, origins: Origins, identity: Mapping[str, Any], step: int
 ) -> dict[str, Any]:
     """The content of run.json: what the run is, and one entry for each attempt at it."""
-    before = record.read_json(request.folder / "run.json")
+    before = read_json(request.folder / "run.json")
     here = {
         "processes": parts.world.processes,
         "devices": parts.world.devices,
@@ -162,7 +163,7 @@ def remarks(parts: Parts, request: Request) -> list[str]:
 
 def closing(screen: Screen, request: Request) -> None:
     """The result of a finished run, and what to do next."""
-    status = record.read_json(request.folder / "status.json")
+    status = read_json(request.folder / "status.json")
     scores, best = status["result"]["scores"], status["result"]["best"]
     rows = overall(scores)
     monitor = request.settings.monitor

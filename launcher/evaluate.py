@@ -20,6 +20,7 @@ from launcher.errors import RecipeError
 from launcher.modes import evaluating
 from launcher.rng import EVALUATE, Int64s, SampleRng, torch_seed
 from launcher.sources.decoded import Decoded
+from launcher.verdicts import Verdicts
 
 BLOCK: Final = 256
 """Samples in one forward pass of an evaluation: a constant, so that no setting changes a score."""
@@ -32,12 +33,14 @@ def scores(
     model: nn.Module, metrics: Metrics, data: Data, device: torch.device, *, seed: int,
     process: int = 0, processes: int = 1, total: Total | None = None,
     before: Callable[[list[int]], None] | None = None, gather: Gather | None = None,
+    verdicts: Verdicts | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Every metric of every test sample, in the split's order: float32, (samples,), on the host.
 
     `total` is the sum of a tensor over all processes; `before` seeds the generators, before each
     block, for transforms that do not draw from `SampleRng`; `gather` makes the blocks, perhaps
-    ahead and elsewhere. The model's modes are left as they were.
+    ahead and elsewhere; `verdicts` notes what the model said. The model's modes are left as they
+    were.
     """
     samples = len(data.test.source)
     block = min(BLOCK, samples)
@@ -46,7 +49,8 @@ def scores(
     firsts = range(process * block, samples, processes * block) or (0,)
     tasks = (Task(_padded(first, block, samples), (EVALUATE,)) for first in firsts)
     batches = gather(tasks) if gather else gathered(data.test.source, tasks, seed)
-    with evaluating(model):
+    verdicts = verdicts or Verdicts(0)  # which notes nothing
+    with evaluating(model), verdicts.noting(model, samples, device):
         for first, batch in zip(firsts, batches, strict=True):
             index = _padded(first, block, samples)
             if before is not None:
@@ -57,6 +61,8 @@ def scores(
             for name, values in checked(metrics(model, batch), block, found).items():
                 place = found.setdefault(name, torch.zeros(samples, device=device))
                 place[first : first + real] = values[:real] + 0.0  # -0.0 does not survive a sum
+            verdicts.keep(first, block, real)
+        verdicts.gather(total)
     if total is not None and found:
         # In the recipe's order, which is that of every process.
         found = dict(zip(found, total(torch.stack([*found.values()])), strict=True))

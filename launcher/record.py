@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher import checkpoint, held, storage
+from launcher.documents import read_json, write_json
 from launcher.errors import (
     CheckpointError,
     DistributedError,
@@ -34,7 +35,6 @@ from launcher.errors import (
 )
 
 State = Literal["running", "finished", "preempted", "failed"]
-_MOST_JSON = 1 << 24
 
 
 class Record:
@@ -172,23 +172,7 @@ class Record:
         self._lock.release()
 
     def _write(self, name: str, document: Mapping[str, Any]) -> None:
-        data = json.dumps(document, indent=1, allow_nan=False).encode() + b"\n"
-        storage.replace(self.folder / name, data)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of ours, or {} when there is none. Raises CheckpointError when it is damaged."""
-    try:
-        document = json.loads(storage.read(path, most=_MOST_JSON))
-    except StorageError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return {}
-        raise
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}. Move it away.") from error
-    if not isinstance(document, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no record. Move it away.")
-    return document
+        write_json(self.folder / name, document)
 
 
 def versions() -> dict[str, str]:

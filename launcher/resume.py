@@ -7,9 +7,10 @@ with the same thing; then the newest whole checkpoint, or the one that was asked
 from collections.abc import Mapping
 from typing import Any, Final
 
-from launcher import checkpoint, describe, record, settings
+from launcher import checkpoint, describe, settings
 from launcher.build import Parts
 from launcher.checkpoint import Checkpoint
+from launcher.documents import read_json
 from launcher.errors import CheckpointError, SettingsError, did_you_mean, listed
 from launcher.layers import scalar
 from launcher.recipe import Loaded
@@ -42,7 +43,7 @@ def earlier(request: Request, identity: Mapping[str, Any]) -> int:
     Raises CheckpointError when this command may not continue it: it learned something else, or
     failed again and again, or should not be there.
     """
-    before = record.read_json(request.folder / "run.json")
+    before = read_json(request.folder / "run.json")
     if not before or request.fresh:
         if request.resume == "must" or isinstance(request.resume, int):
             raise CheckpointError(
@@ -57,7 +58,7 @@ def earlier(request: Request, identity: Mapping[str, Any]) -> int:
             f"it into an archive folder and start again."
         )
     changed = refuse_changes(request, before.get("identity", {}), identity)
-    status = record.read_json(request.folder / "status.json")
+    status = read_json(request.folder / "status.json")
     if status.get("state") == "finished" and not changed and not isinstance(request.resume, int):
         return FINISHED
     if request.resume == "auto" and status.get("failures", 0) >= MOST_FAILURES:
@@ -96,7 +97,7 @@ def refuse_changes(
 
 def refuse_other_data(request: Request, parts: Parts) -> None:
     """Raises CheckpointError when the samples are not those of the run's earlier attempts."""
-    before = record.read_json(request.folder / "run.json").get("data")
+    before = read_json(request.folder / "run.json").get("data")
     if before in (None, describe.data(parts)) or request.fresh or "data" in request.allow_change:
         return
     raise CheckpointError(

@@ -5,12 +5,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
-from launcher import describe, record, resume, settings, storage
+from launcher import describe, ending, resume, settings, storage
 from launcher.agree import refuse_differences
 from launcher.build import Parts, build
 from launcher.checkpoint import Checkpoint
 from launcher.connect import connect
 from launcher.data import First, Split
+from launcher.documents import read_json
 from launcher.errors import LauncherError
 from launcher.evaluate import BLOCK
 from launcher.explain import cause, exit_code, explained, no_silent_exit
@@ -23,6 +24,7 @@ from launcher.settings import Hparams, Origins
 from launcher.state import State
 from launcher.stop import Stop, die_with_parent
 from launcher.train import train
+from launcher.verdicts import Verdicts
 
 
 def prepare(request: Request) -> tuple[Loaded, Hparams, Origins]:
@@ -109,17 +111,22 @@ def attempt(
     # Signals are taken until the end: a launcher that lost a process sends one to all others.
     stop = Stop(world.processes, lambda: farewell(request), request.settings.timeout)
     held.enter_context(stop)
+    verdicts = Verdicts(len(parts.data.classes))
+    if account is not None:
+        held.push(ending.of_a_failure(request, parts, verdicts, screen))
     with Saver(parts, account, screen) as saver:
-        train(parts, state, saver, screen, stop, seconds)
+        train(parts, state, saver, screen, stop, seconds, verdicts)
+    ending.have_verdicts(request, parts, verdicts, state.step)
     screen.stop()
     if account is not None:
+        ending.write_outcome(request, parts, verdicts, screen)
         account.finished(state.step, {"scores": state.scores, "best": state.best})
         describe.closing(screen, request)
 
 
 def farewell(request: Request) -> str:
     """The last words of a run that is ended at once."""
-    committed = record.read_json(request.folder / "status.json").get("last_committed_step") or 0
+    committed = read_json(request.folder / "status.json").get("last_committed_step") or 0
     return f"interrupted: the last committed step is {committed}; the same command continues there"
 
 

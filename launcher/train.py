@@ -18,6 +18,7 @@ from launcher.screen import Screen
 from launcher.settings import RunSettings
 from launcher.state import State
 from launcher.stop import Asked, Stop
+from launcher.verdicts import Verdicts
 
 
 def due(step: int, every: int, total_steps: int) -> bool:
@@ -31,11 +32,13 @@ def log_interval(plan: Plan, log_every: int) -> int:
 
 
 def train(
-    parts: Parts, state: State, saver: Saver, screen: Screen, stop: Stop, seconds: float = 0.0
-) -> State:
+    parts: Parts, state: State, saver: Saver, screen: Screen, stop: Stop, seconds: float = 0.0,
+    verdicts: Verdicts | None = None,
+) -> State:  # fmt: skip
     """Train from `state.step` to the end of the plan.
 
-    Model and optimizer already hold what was restored; `seconds` is the time of earlier attempts.
+    Model and optimizer already hold what was restored; `seconds` is the time of earlier attempts;
+    `verdicts` gets those of each evaluation.
     Raises NonFiniteError for a loss or gradient that is no number, StorageError for checkpoints
     that cannot be written, Preempted when all have stopped.
     """
@@ -87,7 +90,7 @@ def train(
         saving = due(state.step, every["save"], plan.total_steps) or bool(asked)
         if evaluating:
             guard.before_evaluation(state.step, parameters)
-            state.scores = evaluate(parts)
+            state.scores = evaluate(parts, verdicts, state.step)
             improved = state.note_best(settings.monitor)
             _note(saver.record, screen, state, parts, meter, state.scores)
         if improved or saving:
@@ -113,8 +116,11 @@ def set_rates(parts: Parts, factor: float) -> None:
         group["lr"] = lr * factor
 
 
-def evaluate(parts: Parts) -> dict[str, float | None]:
-    """The exact scores of the model as it is, on the test split, equal on every process."""
+def evaluate(
+    parts: Parts, verdicts: Verdicts | None = None, step: int = 0
+) -> dict[str, float | None]:
+    """The exact scores of the model as it is, on the test split, equal on every process; noted in
+    `verdicts`, as those after `step` steps."""
     world = parts.world
 
     def before(seeds: list[int]) -> None:
@@ -125,9 +131,12 @@ def evaluate(parts: Parts) -> dict[str, float | None]:
         found = scores(
             parts.model, parts.recipe.metrics, parts.data, world.device, seed=parts.hparams.seed,
             process=world.process, processes=world.processes, total=world.total,
-            before=before, gather=parts.loaders.test,
+            before=before, gather=parts.loaders.test, verdicts=verdicts,
         )  # fmt: skip
-    return averages(found, parts.data)
+    line = averages(found, parts.data)
+    if verdicts is not None:
+        verdicts.scores, verdicts.step = line, step
+    return line
 
 
 def _note(

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from launcher import held, settings, storage
 from launcher.data import Data
+from launcher.documents import read_json
 from launcher.errors import CheckpointError, StorageError
 from launcher.plan import Plan
 from launcher.recipe import Loaded
-from launcher.record import read_json
 from launcher.settings import Hparams
 from launcher.strategy import World
 

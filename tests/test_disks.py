@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from conftest import command, write_recipe
 
-from launcher import checkpoint, held, record, storage
+from launcher import checkpoint, held, storage
+from launcher.documents import read_json
 from launcher.errors import StorageError
 
 RUN = Path("checkpoints/r")
@@ -55,7 +56,7 @@ def lines() -> list[dict[str, Any]]:
 
 
 def status() -> dict[str, Any]:
-    return record.read_json(RUN / "status.json")
+    return read_json(RUN / "status.json")
 
 
 # ── full from the start ─────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ HOUSE = ROOT / "launcher"
 FLOORS: list[set[str]] = [
     {"errors", "rng", "durations", "plan", "layers", "settings", "naming", "storage", "launch"}
     | {"held", "catalog", "mirrors", "transfer", "partial", "download", "unpack", "provide"}
-    | {"inventory"}
+    | {"inventory", "documents", "png", "outcome"}
     | {"request", "outline", "validate"},
     {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
     | {"modes"}
@@ -40,8 +40,11 @@ FLOORS: list[set[str]] = [
         "build",
         "saver",
     }
-    | {"loader", "loaders", "train", "tuned", "passes"},
-    {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""} | {"data_verb"},
+    | {"loader", "loaders", "train", "tuned", "passes"}
+    | {"verdicts"},
+    {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""}
+    | {"data_verb"}
+    | {"judge", "ending"},
 ]
 
 # A file may also import these from its own floor, and no others.
@@ -54,6 +57,8 @@ BESIDE: dict[str, set[str]] = {
     "outline": {"layers", "settings"},
     "storage": {"errors"},
     "held": {"storage"},
+    "documents": {"errors", "storage"},
+    "outcome": {"documents", "errors"},
     "transfer": {"mirrors"},
     "partial": {"errors", "storage", "transfer"},
     "download": {"catalog", "errors", "held", "mirrors", "partial", "storage", "transfer"},
@@ -90,13 +95,16 @@ BESIDE: dict[str, set[str]] = {
     "agree": {"strategy"},
     "guard": {"strategy"},
     "tuned": {"strategy"},
+    "evaluate": {"verdicts"},
     "loaders": {"evaluate", "loader", "strategy", "tuned"},
     "build": {"evaluate", "loaders", "strategy"},
     "saver": {"build", "guard"},
     "passes": {"build"},
-    "train": {"build", "passes", "guard", "meter", "evaluate", "saver", "stop", "strategy"},
+    "train": {"build", "passes", "guard", "meter", "evaluate", "saver", "stop", "strategy"}
+    | {"verdicts"},
     "resume": {"describe"},
-    "run": {"describe", "explain", "resume"},
+    "ending": {"judge"},
+    "run": {"describe", "ending", "explain", "resume"},
     "show": {"describe", "run"},
     "cli": {"data_verb", "help", "show", "run"},
     "__main__": {"cli"},

@@ -14,6 +14,7 @@ import pytest
 from conftest import ROOT
 
 from launcher import storage
+from launcher.documents import read_json
 from launcher.errors import (
     CheckpointError,
     DistributedError,
@@ -23,7 +24,7 @@ from launcher.errors import (
     RecipeError,
     StorageError,
 )
-from launcher.record import Record, git_commit, read_json, versions
+from launcher.record import Record, git_commit, versions
 
 RUN = Path("checkpoints/a run")
 
@@ -210,20 +211,6 @@ def test_an_archive_takes_all_of_the_earlier_run_and_nothing_of_earlier_archives
     assert second is not None
     assert second.parent == first.parent == RUN
     assert sorted(os.listdir(RUN)) == sorted([".lock", first.name, second.name, "owner.json"])
-
-
-# ── reading ─────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"7", b"\xff", b"[" * 100_000])
-def test_a_damaged_file_is_refused_by_its_name(content: bytes) -> None:
-    Path("status.json").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"status\.json is damaged"):
-        read_json(Path("status.json"))
-
-
-def test_a_file_that_is_not_there_is_empty() -> None:
-    assert read_json(Path("status.json")) == {}
 
 
 def test_versions_name_what_a_result_depends_on() -> None:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from launcher import checkpoint, storage, train
 from launcher.build import Parts
 from launcher.connect import connect
+from launcher.documents import read_json
 from launcher.errors import CheckpointError, NonFiniteError, StorageError
 from launcher.launch import Launch
 from launcher.plan import Plan
-from launcher.record import Record, read_json
+from launcher.record import Record
 from launcher.saver import MOST_MISSES, Saver
 from launcher.screen import Screen
 from launcher.settings import Hparams, RunSettings

@@ -1,0 +1,67 @@
+"""What a run leaves beside its weights when it ends, however it ends: outcome.json.
+
+Nothing here may cost the run: the weights are durable by then, and what cannot be written is said
+in a line.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+
+from launcher import judge, outcome
+from launcher.build import Parts
+from launcher.errors import CheckpointError
+from launcher.request import Request
+from launcher.screen import Screen
+from launcher.train import evaluate
+from launcher.verdicts import Verdicts
+
+
+def have_verdicts(request: Request, parts: Parts, verdicts: Verdicts, step: int) -> None:
+    """Evaluate once more where the last evaluation was another attempt's, which was killed before
+    it could write how that came out. A collective."""
+    if verdicts.step != step and parts.world.on_main(lambda: not _there(request, step)):
+        evaluate(parts, verdicts, step)
+
+
+def _there(request: Request, step: int) -> bool:
+    try:
+        found = outcome.read(request.folder)
+    except CheckpointError:
+        return False
+    return found is not None and found["step"] == step
+
+
+def write_outcome(request: Request, parts: Parts, verdicts: Verdicts, screen: Screen) -> None:
+    """outcome.json of the last evaluation of this attempt, if it came to one."""
+
+    def write() -> None:
+        if verdicts.step:
+            outcome.write(request.folder, judge.judged(parts, verdicts))
+
+    _guarded(write, outcome.NAME, request, screen)
+
+
+def of_a_failure(
+    request: Request, parts: Parts, verdicts: Verdicts, screen: Screen
+) -> Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], bool]:
+    """What an ExitStack calls: a run that was stopped or failed leaves what there is. It does not
+    hinder the error."""
+
+    def leave(
+        kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> bool:
+        if error is not None and not isinstance(error, KeyboardInterrupt):
+            write_outcome(request, parts, verdicts, screen)
+        return False
+
+    return leave
+
+
+def _guarded(write: Callable[[], None], name: str, request: Request, screen: Screen) -> None:
+    """Any error is a warning: a run that trained for days is not lost for a page about it."""
+    try:
+        write()
+    except Exception as error:
+        screen.line(
+            f"warning: {request.label / name} was not written: {type(error).__name__}: {error}"
+        )
