@@ -5,14 +5,18 @@ returns the same shape, dtype and device. Sample i's result depends on its own d
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from launcher.data import Batch
-from launcher.rng import SampleRng
+from launcher.rng import Int64s, SampleRng
+
+Pixels = NDArray[Any]
 
 
 def normalize(mean: Sequence[float], std: Sequence[float]) -> Callable[[Batch], Batch]:
@@ -32,6 +36,8 @@ def normalize(mean: Sequence[float], std: Sequence[float]) -> Callable[[Batch], 
                 torch.tensor(shift, device=image.device).view(-1, 1, 1),
             )
         by, plus = constants[image.device]
+        if image.device.type == "cpu":  # one buffer; addcmul is slow where constants are broadcast
+            return batch | {"image": image.to(torch.float32, copy=True).mul_(by).add_(plus)}
         return batch | {"image": torch.addcmul(plus, image.float(), by)}
 
     return prepare
@@ -40,8 +46,14 @@ def normalize(mean: Sequence[float], std: Sequence[float]) -> Callable[[Batch], 
 def flip(image: Tensor, rng: SampleRng) -> Tensor:
     """Mirror each image left to right with probability 1/2 (Krizhevsky, Sutskever, Hinton:
     ImageNet Classification with Deep Convolutional Neural Networks, NIPS 2012, section 4.1)."""
-    mirrored = _on(rng.chance(0.5), image)
-    return torch.where(mirrored.view(-1, 1, 1, 1), image.flip(-1), image)
+    mirrored = rng.chance(0.5)
+    if image.device.type != "cpu":
+        return torch.where(_on(mirrored, image).view(-1, 1, 1, 1), image.flip(-1), image)
+    result = image.clone()
+    pixels, chosen = _pixels(result), mirrored.nonzero()[0]
+    # Only these are moved, by numpy, and turned by torch: of both the faster one.
+    pixels[chosen] = torch.from_numpy(pixels[chosen]).flip(-1).numpy()
+    return result
 
 
 def shift(image: Tensor, rng: SampleRng, most: int) -> Tensor:
@@ -51,11 +63,31 @@ def shift(image: Tensor, rng: SampleRng, most: int) -> Tensor:
     if most == 0:
         return image
     down, right = rng.integers(0, 2 * most + 1), rng.integers(0, 2 * most + 1)
+    if image.device.type == "cpu":
+        return _windows(_pixels(image), most, down, right).view(image.dtype)
     height, width = image.shape[-2:]
     windows = F.pad(image, (most, most, most, most)).unfold(2, height, 1).unfold(3, width, 1)
     sample = torch.arange(len(image), device=image.device)
     # Of all the windows, a view, one for each sample is copied.
     return windows.permute(0, 2, 3, 1, 4, 5)[sample, _on(down, image), _on(right, image)]
+
+
+def _windows(image: Pixels, most: int, down: Int64s, right: Int64s) -> Tensor:
+    """Of each image, (C, H, W), between `most` zeros on each side, the window of its size that
+    begins `down` rows below the top and `right` columns from the left; down, right: (N,)."""
+    samples, channels, height, width = image.shape
+    tall, wide = height + 2 * most, width + 2 * most
+    padded = np.zeros((samples, channels, tall, wide), image.dtype)
+    padded[:, :, most : most + height, most : most + width] = image
+    # A window lies in one run of memory, from its first pixel to its last, whatever it begins with.
+    # To copy whole runs, and to pick the windows out of them, is faster than to copy their rows.
+    size = image.itemsize
+    run = (channels - 1) * tall * wide + (height - 1) * wide + width
+    starts = np.arange(samples) * (channels * tall * wide) + down * wide + right
+    begins: Pixels = np.ndarray((padded.size - run + 1, run), image.dtype, padded, 0, (size, size))
+    strides = (run * size, tall * wide * size, wide * size, size)
+    windows: Pixels = np.ndarray(image.shape, image.dtype, begins[starts], 0, strides)
+    return torch.from_numpy(windows).contiguous()
 
 
 def erase(
@@ -83,6 +115,11 @@ def erase(
     inside_columns = (column >= left[:, None]) & (column < (left + wide)[:, None])
     mask = _on(inside_rows, image)[:, None, :, None] & _on(inside_columns, image)[:, None, None, :]
     return image.masked_fill(mask, fill)
+
+
+def _pixels(image: Tensor) -> Pixels:
+    """The memory of images on the host as an array; bfloat16, which numpy has not, as integers."""
+    return (image.view(torch.int16) if image.dtype == torch.bfloat16 else image).numpy()
 
 
 def _on(draws: np.ndarray, like: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ same batch in every process.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import tee
-from typing import NamedTuple, Protocol, runtime_checkable
+from itertools import groupby, islice, tee
+from operator import attrgetter
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +25,10 @@ Batch = dict[str, Tensor]
 (int64, N), or `target` (float32) for regression."""
 
 Transform = Callable[[Batch, SampleRng], Batch]
+_DRAWN_AT_ONCE: Final = 1024
+"""Samples: so many draws cost hardly more than one."""
+_GATHERED_AT_ONCE: Final = 1 << 19
+"""Bytes: what is gathered is still in the processor's cache when its turn comes."""
 Prepare = Callable[[Batch], Batch]
 
 
@@ -140,11 +146,31 @@ Gather = Callable[[Iterable[Task]], Iterator[Batch]]
 
 def gathered(source: Source, tasks: Iterable[Task], seed: int = 0) -> Iterator[Batch]:
     """The micro-batches of some tasks, made here and now."""
-    for task in tasks:
-        if isinstance(source, Drawn):
+    if isinstance(source, Drawn):
+        for task in tasks:
             yield source.draw(task.samples, seed, *task.words)
-        else:
+    elif isinstance(source, Resident):
+        yield from _several(source, source.nbytes / len(source), (task.samples for task in tasks))
+    else:
+        for task in tasks:
             yield source[task.samples]
+
+
+def _several(source: Source, sample_bytes: float, indices: Iterator[Int64s]) -> Iterator[Batch]:
+    """Micro-batches in memory, small ones several at once: most of the time that one takes passes
+    before its first byte is there."""
+    for first in indices:
+        most = int(_GATHERED_AT_ONCE / (sample_bytes * len(first)))
+        if most < 2:
+            yield source[first]
+            continue
+        some = [first, *islice(indices, most - 1)]
+        lengths = [len(index) for index in some]
+        whole = source[np.concatenate(some)]
+        parts = {name: torch.split(part, lengths) for name, part in whole.items()}
+        for number in range(len(some)):
+            # `data`, so that autograd sees no view: each may be changed in place.
+            yield {name: part[number].data for name, part in parts.items()}
 
 
 def assemble(
@@ -190,8 +216,16 @@ def feed(
     ahead, tickets = tee(plan.tickets(start, process))
     tasks = (Task(ticket.samples, (ticket.epoch,)) for ticket in ahead)
     batches = gather(tasks) if gather else gathered(source, tasks, plan.seed)
-    for ticket, batch in zip(tickets, batches, strict=True):
+    for (ticket, rng), batch in zip(_with_draws(tickets, plan), batches, strict=True):
         if before is not None:
             before(ticket)
-        rng = SampleRng(plan.seed, ticket.epoch, ticket.samples)
         yield ticket, finish(data, data.train, batch, rng, device)
+
+
+def _with_draws(tickets: Iterator[Ticket], plan: Plan) -> Iterator[tuple[Ticket, SampleRng]]:
+    """Every ticket and its samples' draws, which small micro-batches share the making of."""
+    most = max(1, _DRAWN_AT_ONCE // (plan.micro_batch_size * plan.devices))
+    for epoch, all_of_it in groupby(tickets, key=attrgetter("epoch")):
+        while some := list(islice(all_of_it, most)):
+            rngs = SampleRng.each(plan.seed, epoch, [ticket.samples for ticket in some])
+            yield from zip(some, rngs, strict=True)

@@ -109,6 +109,17 @@ def test_dtype_shape_and_device_are_kept_and_the_argument_is_not_changed(
 
 
 @BATCHED
+@DTYPES
+def test_images_with_the_channels_last_give_the_same(
+    batched: Augmentation, dtype: torch.dtype
+) -> None:
+    image = images(dtype)
+    strided = image.to(memory_format=torch.channels_last)
+    assert not strided.is_contiguous()
+    assert torch.equal(batched(strided, draws()), batched(image, draws()))
+
+
+@BATCHED
 def test_an_image_does_not_depend_on_its_batch(batched: Augmentation) -> None:
     image = images(torch.uint8)
     order = np.random.default_rng(2).permutation(SAMPLES)[:13]

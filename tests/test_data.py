@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from launcher import augment, data
-from launcher.data import Batch, Data, First, Resident, Split, assemble, feed
+from launcher.data import Batch, Data, First, Resident, Split, Task, assemble, feed, gathered
 from launcher.plan import Plan
 from launcher.rng import Int64s, SampleRng
-from launcher.sources import Arrays
+from launcher.sources import Arrays, tensors
 
 CPU = torch.device("cpu")
 PLAN = Plan(seed=3, epochs=2, samples=50, batch_size=16, micro_batch_size=4)
@@ -115,10 +115,11 @@ def test_draws_by_place_in_the_batch_would_change_the_images(
 ) -> None:
     """The negative control of the test above."""
 
-    def by_place(seed: int, epoch: int, index: Int64s) -> SampleRng:
-        return SampleRng(seed, epoch, np.arange(len(index), dtype=np.int64))
+    def by_place(seed: int, epoch: int, indices: list[Int64s]) -> list[SampleRng]:
+        places = (np.arange(len(index), dtype=np.int64) for index in indices)
+        return [SampleRng(seed, epoch, place) for place in places]
 
-    monkeypatch.setattr(data, "SampleRng", by_place)
+    monkeypatch.setattr(SampleRng, "each", by_place)
     assert images(replace(PLAN, **division)) != images(PLAN)
 
 
@@ -157,6 +158,43 @@ def test_prepare_runs_after_the_transform_in_both_splits() -> None:
     tested = assemble(both, both.test, index, SampleRng(0, 0, index), CPU)
     assert calls == ["train of 4", "prepare", "test of 3", "prepare"]
     assert batch["image"].dtype == tested["image"].dtype == torch.float32
+
+
+def test_small_micro_batches_in_memory_are_gathered_together_and_are_apart() -> None:
+    """Each may be changed in place, under autograd too; the others and the source stay."""
+    source = pictures()
+    tasks = [Task(np.array(some, np.int64)) for some in ([7, 3, 3], [49], [0, 12, 5, 6])]
+    asked: list[int] = []
+
+    class Counted(Arrays):
+        def __getitem__(self, index: Int64s) -> Batch:
+            asked.append(len(index))
+            return super().__getitem__(index)
+
+    counted = Counted(source.image, source.label, source.classes)
+    found = list(gathered(counted, tasks))
+    assert asked == [8]
+    weight = torch.ones(1, requires_grad=True)
+    for task, batch in zip(tasks, found, strict=True):
+        assert torch.equal(batch["image"], source[task.samples]["image"])
+        assert torch.equal(batch["label"], source[task.samples]["label"])
+        used = batch["image"].float() ** 2 * weight
+        batch["image"].zero_()
+        batch["label"].add_(1)
+        torch.autograd.backward(used.sum())
+    floats = [torch.zeros(4, 2), torch.zeros(4, 2)]
+    parts = list(gathered(tensors(image=floats[0], target=floats[1]), [Task(np.arange(2))] * 2))
+    for batch in parts:
+        assert (batch["image"].mul_(weight).sum() + 1).requires_grad
+    assert torch.equal(source.image, pictures().image)
+
+
+def test_large_micro_batches_in_memory_are_gathered_one_by_one() -> None:
+    image = torch.zeros(4, 3, 512, 512, dtype=torch.uint8)
+    source = Arrays(image, torch.arange(4), tuple("abcd"))
+    ahead = iter([Task(np.array([number])) for number in range(4)])
+    next(gathered(source, ahead))
+    assert len(list(ahead)) == 3
 
 
 def test_a_split_without_a_transform_only_prepares() -> None:

@@ -6,6 +6,7 @@ value that changes is a bug in `rng.py`, never in this file.
 
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -318,10 +319,7 @@ class Fixed(SampleRng):
 
     def __init__(self, *numbers: int) -> None:
         super().__init__(0, 0, np.arange(len(numbers)))
-        self.numbers = np.array(numbers, np.uint64)
-
-    def bits(self) -> rng.Uint64s:
-        return self.numbers
+        self._draws._rows = [np.array(numbers, np.uint64)]
 
 
 def test_uniform_numbers_reach_0_and_stay_below_1() -> None:
@@ -348,6 +346,25 @@ def test_a_chance_comes_as_often_as_it_says(probability: float) -> None:
     happened = SampleRng(0, 0, np.arange(20_000)).chance(probability)
     assert happened.dtype == np.bool_
     assert abs(happened.mean() - probability) < 0.018  # 5 standard deviations
+
+
+def test_micro_batches_that_share_the_making_of_their_draws_have_their_own() -> None:
+    """More draws than are made at once, of every kind, taken in turns and out of order."""
+    indices = [np.array(some, np.int64) for some in ([5, 2, 9], [7], [11, 12, 3, 4])]
+    kinds: list[Callable[[SampleRng], Any]] = [
+        SampleRng.bits,
+        SampleRng.uniform,
+        lambda draws: draws.integers(-3, 900),
+        lambda draws: draws.chance(0.5),
+    ]
+    together = SampleRng.each(6, 2, indices)
+    alone = [SampleRng(6, 2, index) for index in indices]
+    assert [len(one) for one in together] == [3, 1, 4]
+    for turn in range(11):
+        for one, other in reversed([*zip(together, alone, strict=True)]):
+            found, expected = (kinds[turn % 4](draws) for draws in (one, other))
+            assert found.dtype == expected.dtype
+            assert found.tolist() == expected.tolist()
 
 
 def test_a_rng_has_the_length_of_its_batch() -> None:
