@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from launcher import recipe as recipes
-from launcher import rng, sources
+from launcher import rng, sources, uncompiled
 from launcher.data import Batch, Data, Resident, assemble
 from launcher.errors import DataError, RecipeError, SettingsError, did_you_mean, listed
 from launcher.evaluate import checked
@@ -76,6 +76,8 @@ def build(
     """
     sources.data_dir.set(Path(settings.data_dir))
     sources.mirror.set(settings.mirror)
+    if settings.compile == "off":
+        uncompiled.leave_out()
     data: Data = recipes.call(loaded, "data", Data, hparams)
     _check_sources(loaded, data)
     samples = len(data.train.source)

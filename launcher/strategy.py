@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +21,7 @@ from launcher.parallel import DataParallel
 from launcher.watch import Watch
 
 Kind = Literal["one process", "DataParallel", "DDP"]
+_ENGINE: Final = torch.autograd.Variable._execution_engine
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class World:
             if self.precision == "fp16":
                 wrapped, stepper = self.accelerator.prepare(model, optimizer)
                 return wrapped, stepper
-            return self.accelerator.prepare(model), optimizer
+            # Said, where else Accelerate would import half a second of torch to find out.
+            return self.accelerator.prepare(model, device_placement=[True]), optimizer
 
     def autocast(self) -> AbstractContextManager[object]:
         """For a loss; under DataParallel it is opened inside the replicas."""
@@ -96,7 +98,12 @@ class World:
             self.accelerator.backward(loss * share)
         else:
             value = loss.detach()
-            loss.backward(gradient=(value - value) + share)  # type: ignore[no-untyped-call]
+            # `loss.backward(gradient=...)` would do this too, after it has imported sympy (0.3 s)
+            # and compared two shapes with it (20 us in each pass).
+            _ENGINE.run_backward(
+                (loss,), ((value - value) + share,), False, False, (),
+                allow_unreachable=True, accumulate_grad=True,
+            )  # fmt: skip
 
     def skipped(self) -> bool:
         """Whether fp16's scaler left out the last step because a gradient was not finite."""

@@ -20,7 +20,7 @@ FLOORS: list[set[str]] = [
     | {"inventory", "documents", "png", "outcome"}
     | {"request", "outline", "validate"},
     {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
-    | {"modes"}
+    | {"modes", "uncompiled"}
     | {"models", "models.lenet", "models.mlp", "models.resnet"}
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits"}
     | {"sources.mnist", "sources.synthetic", "sources.decoded", "sources.photo", "sources.listing"}
