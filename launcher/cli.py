@@ -6,7 +6,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +22,13 @@ from launcher.errors import (
 from launcher.request import Request, Resume
 from launcher.screen import refuse, text
 
-VERBS = ("train", "show", "data")
+OWN: Mapping[str, str] = {  # verbs that read their own arguments, each in a file of its own
+    "data": "data_verb",
+    "runs": "runs_verb",
+    "compare": "compare_verb",
+    "completion": "completion_verb",
+}
+VERBS = ("train", "show", *OWN)
 SWITCHES = (
     "--config",
     "--check",
@@ -31,6 +38,8 @@ SWITCHES = (
     "--dry-run",
     "--json",
     "--help",
+    "--sort",
+    "--state",
 )
 
 
@@ -59,10 +68,9 @@ def _dispatch(given: list[str]) -> int:
     if given == ["--version"]:
         text(f"launcher {version('accelerate-launcher')}")
         return 0
-    if verb == "data":
-        from launcher import data_verb  # and with it what speaks to servers
-
-        data_verb.run(given, _Parser(prog="launcher data", add_help=False, allow_abbrev=False))
+    if verb in OWN:  # whose file is imported only now, and with it what it needs
+        parser = _Parser(prog=f"launcher {verb}", add_help=False, allow_abbrev=False)
+        import_module(f"launcher.{OWN[verb]}").run(given, parser)
         return 0
     if not given or given[0] in ("-h", "--help") or "-h" in given or "--help" in given:
         recipe = next((word for word in given if word.endswith(".py")), None)

@@ -14,12 +14,19 @@ USAGE = """\
 Usage: launcher [train] RECIPE.py [--config FILE]... [key=value]...
        launcher show RECIPE.py [--config FILE]... [key=value]... [--json]
        launcher data [fetch NAME...] [data_dir=PATH] [mirror=URL]
+       launcher runs | compare | completion ...
        accelerate launch -m launcher RECIPE.py ...      on several GPUs or machines
        torchrun --nproc_per_node 2 -m launcher RECIPE.py ...
 
   train   train to the end of the plan, or continue where the same command stopped
   show    every setting with its origin, the plan, the layers and the memory; trains nothing
-  data    which data sets are here, and fetching those that are not: launcher data --help
+  data    which data sets are here, and fetching those that are not
+
+  runs        the runs that lie here: state, step, best score, what to do next
+  compare     settings that differ between runs, and their metrics side by side
+  completion  completion of all this in bash, zsh and fish
+
+launcher VERB --help says more of each.
 
 Switches:
   --config FILE         values from a YAML file; later files and arguments win

@@ -18,6 +18,7 @@ FLOORS: list[set[str]] = [
     {"errors", "rng", "durations", "plan", "layers", "settings", "naming", "storage", "launch"}
     | {"held", "catalog", "mirrors", "transfer", "partial", "download", "unpack", "provide"}
     | {"inventory", "documents", "png", "outcome"}
+    | {"overview", "find"}
     | {"request", "outline", "validate"},
     {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
     | {"modes", "uncompiled"}
@@ -43,7 +44,7 @@ FLOORS: list[set[str]] = [
     | {"loader", "loaders", "train", "tuned", "passes"}
     | {"verdicts"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""}
-    | {"data_verb"}
+    | {"data_verb", "runs_verb", "compare_verb", "completion_verb"}
     | {"judge", "ending"},
 ]
 
@@ -65,6 +66,8 @@ BESIDE: dict[str, set[str]] = {
     "unpack": {"errors", "storage"},
     "provide": {"catalog", "download", "errors", "storage", "unpack"},
     "inventory": {"catalog", "provide"},
+    "overview": {"errors", "held", "layers", "storage"},
+    "find": {"errors", "layers", "naming", "overview", "settings", "storage"},
     "launch": {"errors"},
     "request": {"launch", "layers", "settings"},
     "checkpoint": {"slots", "snapshot", "tensorfile"},
@@ -106,7 +109,7 @@ BESIDE: dict[str, set[str]] = {
     "ending": {"judge"},
     "run": {"describe", "ending", "explain", "resume"},
     "show": {"describe", "run"},
-    "cli": {"data_verb", "help", "show", "run"},
+    "cli": {"help", "show", "run"},  # and, by name, the verbs in files of their own
     "__main__": {"cli"},
 }
 
