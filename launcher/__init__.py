@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from launcher import augment, losses, metrics, models, optim, schedules, sources
+    from launcher import augment, draws, losses, metrics, models, optim, schedules, sources
     from launcher.data import Batch, Data, Source, Split
     from launcher.recipe import Recipe
     from launcher.rng import SampleRng
@@ -23,6 +23,7 @@ __all__ = [
     "Source",
     "Split",
     "augment",
+    "draws",
     "losses",
     "metrics",
     "models",

@@ -14,10 +14,11 @@ from torch.optim import Optimizer
 from launcher import recipe as recipes
 from launcher import rng, sources, uncompiled
 from launcher.data import Batch, Data, Resident, assemble
-from launcher.errors import DataError, RecipeError, SettingsError, did_you_mean, listed
+from launcher.errors import DataError, RecipeError, SettingsError, listed
 from launcher.evaluate import checked
 from launcher.loaders import Loaders
 from launcher.modes import evaluating
+from launcher.monitor import Monitor, chosen
 from launcher.plan import Plan
 from launcher.recipe import Loaded, Recipe
 from launcher.rng import SampleRng
@@ -48,6 +49,8 @@ class Parts:
     plan: Plan
     resident: bool
     loaders: Loaders
+    monitor: Monitor
+    """The metric that decides what is best."""
 
     def sample(self, part: str) -> Batch:
         """A batch of at most two samples of `train` or `test`, as the model would get it."""
@@ -96,16 +99,12 @@ def build(
     resident = _resident(settings, data, world.device)
     data = data.on(world.device, resident=resident)
     names = preflight(loaded, data, model, world.device)
-    if settings.monitor not in names:
-        raise SettingsError(
-            f"monitor={settings.monitor} is no metric of this recipe: it has {', '.join(names)}."
-            f"{did_you_mean(settings.monitor, names)}"
-        )
+    monitor = chosen(settings.monitor, names, loaded.recipe.better)
     base_lrs = tuple(float(group["lr"]) for group in optimizer.param_groups)
     groups = group_values(optimizer)
     return Parts(
         loaded, hparams, settings, world, data, model, optimizer, base_lrs, groups, plan, resident,
-        Loaders.of(loaded, hparams, settings, world, data, plan),
+        Loaders.of(loaded, hparams, settings, world, data, plan), monitor,
     )  # fmt: skip
 
 

@@ -45,7 +45,9 @@ def connect(launch: Launch, hparams: Hparams, settings: RunSettings) -> World:
     try:
         if cpu and launch.processes > 1 and "MASTER_ADDR" in os.environ:
             _meet(launch, timeout)
-        accelerator = _accelerator(cpu, "no" if devices > 1 else precision, timeout)
+        accelerator = _accelerator(
+            cpu, "no" if devices > 1 else precision, timeout, hparams.find_unused_parameters
+        )
         several = accelerator.num_processes > 1
         peers = Peers(accelerator.process_index, accelerator.num_processes) if several else None
     except (ValueError, RuntimeError) as error:
@@ -78,13 +80,15 @@ def _meet(launch: Launch, patience: timedelta) -> None:
     )  # fmt: skip
 
 
-def _accelerator(cpu: bool, precision: str, timeout: timedelta) -> Accelerator:
+def _accelerator(cpu: bool, precision: str, timeout: timedelta, unused: bool) -> Accelerator:
     return Accelerator(
         cpu=cpu,
         mixed_precision=precision,
         kwargs_handlers=[
             # Buffers are averaged by `buffers.StepAverage`, not overwritten by the first process's.
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=unused
+            ),
             InitProcessGroupKwargs(timeout=timeout),
         ],
     )

@@ -35,6 +35,8 @@ def run(
         "identity": dict(identity),
         "data": data(parts),
     }
+    if parts.hparams.patience is not None:  # then these decide when the run ends
+        here |= {"evaluate_every": parts.settings.evaluate_every, "monitor": parts.monitor.name}
     begun = {"from_step": step, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
              "host": socket.gethostname()}  # fmt: skip
     attempts = [*before.get("attempts", []), begun | here] if step else [begun | here]
@@ -174,10 +176,12 @@ def closing(screen: Screen, request: Request) -> None:
     status = read_json(request.folder / "status.json")
     scores, best = status["result"]["scores"], status["result"]["best"]
     rows = overall(scores)
-    monitor = request.settings.monitor
+    monitor = status["result"].get("monitor", request.settings.monitor)
     if best and monitor in best["scores"]:
         value = shown(monitor, best["scores"][monitor])
         rows["best"] = f"{monitor} {value} at step {best['step']}"
+    if status["reason"]:
+        rows["ended"] = status["reason"]
     screen.facts(
         f"{request.name}: finished at step {status['step']}",
         rows | {

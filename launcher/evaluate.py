@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from launcher import draws
 from launcher.data import Batch, Data, Gather, Task, finish, gathered
 from launcher.errors import RecipeError
 from launcher.modes import evaluating
@@ -50,6 +51,7 @@ def scores(
     tasks = (Task(_padded(first, block, samples), (EVALUATE,)) for first in firsts)
     batches = gather(tasks) if gather else gathered(data.test.source, tasks, seed)
     verdicts = verdicts or Verdicts(0)  # which notes nothing
+    draws.begin(seed, draws.EVALUATION)
     with evaluating(model), verdicts.noting(model, samples, device):
         for first, batch in zip(firsts, batches, strict=True):
             index = _padded(first, block, samples)

@@ -52,6 +52,12 @@ def explained(
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in f"{error}":  # anywhere: a signal
         return worker_error(error, 0.0)
+    if isinstance(error, RuntimeError) and "find_unused_parameters" in f"{error}":
+        return RecipeError(
+            f"a pass of the model in {loaded.path} left out some of its parameters, which several "
+            f"processes (DDP) must know of: give find_unused_parameters=true, or use all of them "
+            f"in every pass."
+        )
     if _is_about_the_others(error):
         said = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
         return DistributedError(

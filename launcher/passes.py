@@ -17,7 +17,7 @@ from contextlib import nullcontext
 
 from torch import Tensor, nn
 
-from launcher import rng
+from launcher import draws, rng
 from launcher.buffers import StepAverage
 from launcher.build import Parts
 from launcher.data import Batch
@@ -44,6 +44,7 @@ class Passes:
             ticket, batch = next(micro_batches)
             world.watch.beat()
             world.seed(seeds(self._plan, ticket))  # for dropout
+            draws.begin(self._plan.seed, ticket.step)
             self._buffers.begin_pass()
             with world.no_sync(self._wrapped) if remaining else nullcontext():
                 loss = self.forward(batch)

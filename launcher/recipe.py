@@ -9,9 +9,9 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -24,6 +24,7 @@ from launcher.data import Batch, Data
 from launcher.errors import LauncherError, RecipeError, did_you_mean, listed
 from launcher.losses import cross_entropy
 from launcher.metrics import classification
+from launcher.monitor import Better
 from launcher.settings import Hparams
 
 H = TypeVar("H", bound=Hparams)
@@ -49,11 +50,14 @@ class Recipe(Generic[H]):
     """The mean over the micro-batch."""
     metrics: Callable[[nn.Module, Batch], dict[str, Tensor]] = classification
     """One number per sample, by name."""
+    better: Mapping[str, Better] = field(default_factory=dict)
+    """Of metrics by other names than `loss` and `accuracy`: "smaller" or "larger"."""
 
     def __post_init__(self) -> None:
         problems = [*_wrong_hparams(self.hparams)]
         for name, arguments in _ARGUMENTS.items():
             problems += _wrong_signature(name, getattr(self, name), arguments)
+        problems += _wrong_directions(self.better)
         if problems:
             raise RecipeError(*problems)
 
@@ -88,6 +92,12 @@ def _wrong_signature(name: str, function: object, arguments: tuple[str, ...]) ->
     except ValueError:  # a builtin without a signature: its call will tell
         return []
     return []
+
+
+def _wrong_directions(better: object) -> list[str]:
+    if isinstance(better, Mapping) and {*better.values()} <= {"smaller", "larger"}:
+        return []
+    return [f'Recipe.better must be like {{"error": "smaller"}} or "larger", not {better!r}.']
 
 
 @dataclass(frozen=True)

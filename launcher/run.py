@@ -23,7 +23,7 @@ from launcher.screen import Screen, overall
 from launcher.settings import Hparams, Origins
 from launcher.state import State
 from launcher.stop import Stop, die_with_parent
-from launcher.train import train
+from launcher.train import stopped_early, train
 from launcher.verdicts import Verdicts
 
 
@@ -120,7 +120,9 @@ def attempt(
     screen.stop()
     if account is not None:
         ending.write_outcome(request, parts, verdicts, screen)
-        account.finished(state.step, {"scores": state.scores, "best": state.best})
+        best = {"best": state.best, "monitor": parts.monitor.name}
+        early = stopped_early(parts, state)
+        account.finished(state.step, {"scores": state.scores, **best}, reason=early)
         describe.closing(screen, request)
 
 

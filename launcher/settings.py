@@ -47,6 +47,12 @@ class Hparams:
     """Longest gradient, as a Euclidean norm over all parameters; none: not clipped."""
     sync_batchnorm: bool = False
     """Batch norm over all processes' micro-batches instead of each alone; needs GPUs."""
+    find_unused_parameters: bool = False
+    """Let a pass leave out parameters, as a network does that decides in `forward` what it is made
+    of: several processes (DDP) then look for them in each pass, and refuse them otherwise."""
+    patience: Count | None = None
+    """Evaluations in a row without a new best score of `monitor` after which the run ends; none: it
+    goes on to the end of its plan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +89,9 @@ class RunSettings:
     """Longest time between two checkpoints."""
     keep: Annotated[int, Field(ge=2)] = 2
     """Newest checkpoints kept, beside the best."""
-    monitor: str = "test/accuracy"
-    """The metric that decides which checkpoint is best; a loss is better when it is smaller."""
+    monitor: str = "auto"
+    """The metric that decides which checkpoint is best; auto: test/accuracy if the recipe has it,
+    else test/loss, else its first. The recipe's `better` says which way is better."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Stop in good order after this time, with exit code 75."""
     timeout: Annotated[float, Field(ge=1, le=10**6)] = 600.0

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from launcher.errors import RecipeError
+from launcher.monitor import Monitor
 
 
 @dataclass
@@ -21,24 +22,25 @@ class State:
     """The last evaluation."""
     best: dict[str, Any] | None = None
     """Step and scores of the best evaluation so far, by the monitored metric."""
+    stale: int = 0
+    """Evaluations since that one."""
     scaler: dict[str, Any] = field(default_factory=dict)
     """Of fp16's loss scale."""
     groups: list[dict[str, Any]] = field(default_factory=list)
     """What training changed in the optimizer's parameter groups."""
 
-    def note_best(self, monitor: str) -> bool:
+    def note_best(self, monitor: Monitor) -> bool:
         """Whether the last evaluation is the best so far; if so it is kept as that.
 
         A score that is not finite is never the best. Raises RecipeError when there is none by the
         monitored name.
         """
-        if monitor not in self.scores:
-            raise RecipeError(f"recipe.metrics gave no {monitor}, as it did before training.")
-        value = self.scores[monitor]
-        before = self.best["scores"].get(monitor) if self.best else None
-        if value is None:
-            return False
-        if before is not None and not (value < before if "loss" in monitor else value > before):
+        if monitor.name not in self.scores:
+            raise RecipeError(f"recipe.metrics gave no {monitor.name}, as it did before training.")
+        before = self.best["scores"].get(monitor.name) if self.best else None
+        if not monitor.is_better(self.scores[monitor.name], before):
+            self.stale += 1
             return False
         self.best = {"step": self.step, "scores": self.scores}
+        self.stale = 0
         return True

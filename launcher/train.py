@@ -31,6 +31,19 @@ def log_interval(plan: Plan, log_every: int) -> int:
     return min(log_every, max(1, plan.steps_per_epoch // 5))
 
 
+def stopped_early(parts: Parts, state: State) -> str:
+    """Why a run ends before its plan does: its score has not improved for `patience` evaluations;
+    an empty text otherwise. The same on every process, and after a restart."""
+    patience, total = parts.hparams.patience, parts.plan.total_steps
+    if patience is None or state.stale < patience or state.step == total:
+        return ""
+    best = f"step {state.best['step']}" if state.best else "none"
+    return (
+        f"stopped early, after step {state.step} of {total}: {state.stale} evaluations in a row "
+        f"gave no better {parts.monitor.name} (best: {best}; patience={patience})"
+    )
+
+
 def train(
     parts: Parts, state: State, saver: Saver, screen: Screen, stop: Stop, seconds: float = 0.0,
     verdicts: Verdicts | None = None,
@@ -62,6 +75,8 @@ def train(
     saved = time.monotonic()
 
     for step in range(state.step, plan.total_steps):
+        if stopped_early(parts, state):
+            break
         world.watch.begin_step(step)
         set_rates(parts, finite_factor(recipe.schedule(hparams, plan.progress(step)), step))
         for loss in passes.run(micro_batches):
@@ -91,7 +106,8 @@ def train(
         if evaluating:
             guard.before_evaluation(state.step, parameters)
             state.scores = evaluate(parts, verdicts, state.step)
-            improved = state.note_best(settings.monitor)
+            improved = state.note_best(parts.monitor)
+            saving |= bool(stopped_early(parts, state))
             _note(saver.record, screen, state, parts, meter, state.scores)
         if improved or saving:
             guard.before_save()

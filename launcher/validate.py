@@ -54,9 +54,11 @@ def _validate(item: Given, annotation: Any) -> Any:
     floats, but a float is no int, a bool is no number and a number is no text.
     """
     members = _members(annotation)
-    as_typed = str in members and not (item.value is None and type(None) in members)
+    absent = item.value is None and type(None) in members
+    as_typed = str in members and not absent
     value = item.text if as_typed and item.text is not None else item.value
-    if item.text and not isinstance(value, list) and any(get_origin(m) is tuple for m in members):
+    lists = any(get_origin(member) is tuple for member in members)
+    if item.text and not isinstance(value, list) and lists and not absent:
         value = from_argument(f"{item.key}=[{item.text}]").value  # widths=64,32
     if not _finite(value):
         raise ValueError("must be a finite number")

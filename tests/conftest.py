@@ -3,10 +3,12 @@
 And two helpers for tests of whole runs: `write_recipe` and `command`.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -75,12 +77,13 @@ def schedule(hparams, progress):
 
 loss = losses.cross_entropy
 metrics = metrics.classification
+better = {}
 '''
 
 END = """
 recipe = Recipe(
     hparams=TinyHparams, data=data, model=model, optimizer=optimizer, schedule=schedule, loss=loss,
-    metrics=metrics,
+    metrics=metrics, better=better,
 )
 """
 
@@ -98,6 +101,12 @@ def command(*arguments: object) -> int:
 
     _forget_processes()
     return main([str(argument) for argument in arguments])
+
+
+def noted(name: str = "r") -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl."""
+    text = Path("checkpoints", name, "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def members() -> list[int]:

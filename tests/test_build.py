@@ -11,6 +11,7 @@ from launcher.build import Parts, build, preflight
 from launcher.connect import connect
 from launcher.errors import RecipeError, SettingsError
 from launcher.launch import Launch
+from launcher.monitor import Monitor
 from launcher.recipe import load
 from launcher.settings import RunSettings
 
@@ -96,9 +97,9 @@ def test_regression_has_no_classes_to_fit() -> None:
         "def model(hparams, data): return models.MLP(16, 1)\n\n\n"
         "from launcher.metrics import regression as metrics\n"
         "loss = losses.mse\n",
-        settings=RunSettings(monitor="test/loss"),
     )
     assert parts.data.classes == ()
+    assert parts.monitor == Monitor("test/loss", smaller=True)
 
 
 # ── loss and metrics ────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,18 @@ ROOT = Path(__file__).resolve().parent.parent
 HOUSE = ROOT / "launcher"
 
 FLOORS: list[set[str]] = [
-    {"errors", "rng", "durations", "plan", "layers", "settings", "naming", "storage", "launch"}
+    {
+        "errors",
+        "rng",
+        "draws",
+        "durations",
+        "plan",
+        "layers",
+        "settings",
+        "naming",
+        "storage",
+        "launch",
+    }
     | {"held", "catalog", "mirrors", "transfer", "partial", "download", "unpack", "provide"}
     | {"inventory", "documents", "png", "outcome"}
     | {"overview", "find"}
@@ -27,7 +38,7 @@ FLOORS: list[set[str]] = [
     | {"sources.mnist", "sources.synthetic", "sources.decoded", "sources.photo", "sources.listing"}
     | {"sources.files", "sources.folder", "sources.table", "sources.tensors", "sources.dataset"},
     {"recipe", "checkpoint", "slots", "snapshot", "tensorfile", "state", "record", "screen"}
-    | {"progress"},
+    | {"progress", "monitor"},
     {
         "stop",
         "peers",
@@ -50,6 +61,7 @@ FLOORS: list[set[str]] = [
 
 # A file may also import these from its own floor, and no others.
 BESIDE: dict[str, set[str]] = {
+    "draws": {"rng"},
     "plan": {"errors", "rng", "durations"},
     "layers": {"errors", "mirrors"},
     "settings": {"errors", "durations", "layers", "mirrors", "validate"},
@@ -74,6 +86,8 @@ BESIDE: dict[str, set[str]] = {
     "snapshot": {"slots"},
     "record": {"checkpoint"},
     "progress": {"screen"},
+    "recipe": {"monitor"},
+    "state": {"monitor"},
     "augment": {"data"},
     "losses": {"data"},
     "metrics": {"data"},
@@ -130,6 +144,7 @@ PUBLIC = [
     "Source",
     "Split",
     "augment",
+    "draws",
     "losses",
     "metrics",
     "models",

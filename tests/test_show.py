@@ -54,7 +54,7 @@ def test_every_setting_is_shown_with_its_origin(out: Out, recipe: Path) -> None:
     assert hparams["batch_size"] == {"value": 16, "from": "default"}
     assert hparams["grad_clip"] == {"value": None, "from": "default"}
     assert run["keep"] == {"value": 3, "from": "config quick.yaml:3"}
-    assert run["monitor"] == {"value": "test/accuracy", "from": "default"}
+    assert run["monitor"] == {"value": "auto", "from": "default"}
 
 
 def test_the_plan_is_shown_in_numbers(out: Out, recipe: Path) -> None:
