@@ -3,7 +3,7 @@
 import platform
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,13 @@ def closing(screen: Screen, request: Request) -> None:
 
 def parameters(parts: Parts) -> int:
     return sum(p.numel() for p in parts.model.parameters())
+
+
+def memory(device: torch.device) -> Callable[[], int] | None:
+    """What tells how many bytes of a GPU's memory the run takes; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    return lambda: torch.cuda.max_memory_reserved(device)
 
 
 def device_name(device: torch.device) -> str:

@@ -107,7 +107,10 @@ def attempt(
         changed = run["changes"]
         seconds = account.begin(parts.loaded.source, run, state.records)
     describe.banner(screen, request, parts, state.step, changed)
-    screen.start(parts.plan.total_steps, state.step)
+    screen.start(
+        parts.plan.total_steps, state.step, parts.plan.steps_per_epoch,
+        describe.memory(world.device),
+    )  # fmt: skip
     # Signals are taken until the end: a launcher that lost a process sends one to all others.
     stop = Stop(world.processes, lambda: farewell(request), request.settings.timeout)
     held.enter_context(stop)

@@ -3,19 +3,19 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape as _escape
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, Preempted
+from launcher.live import Live, fitting, number
 
 _BETWEEN_LINES = 5.0
-_BETWEEN_FRAMES = 0.1
 _MOST_PROBLEMS = 50
 _LONGEST = 3000
 
@@ -53,11 +53,14 @@ class Screen:
     def __init__(self, *, shown: bool) -> None:
         self._shown = shown
         self._console = _Console(soft_wrap=True)
-        self._live: Progress | None = None
-        self._task = TaskID(0)
+        self._live: Live | None = None
         self._printed = 0.0
         self._loss: float | None = None
-        self._drawn = 0.0
+        self._columns: list[str] = []
+
+    @property
+    def _draws(self) -> bool:
+        return self._console.is_terminal and not self._console.is_dumb_terminal
 
     def facts(self, title: str, rows: Mapping[str, object]) -> None:
         """A title and aligned rows: the start banner, the closing table."""
@@ -65,6 +68,14 @@ class Screen:
             return
         self._console.print(f"[bold]{escape(title)}[/bold]")
         width = max(map(len, rows))
+        if self._draws:
+            grid = Table.grid(padding=(0, 2))
+            grid.add_column(style="dim", no_wrap=True, min_width=width)
+            grid.add_column(overflow="fold")
+            for key, value in rows.items():
+                grid.add_row(key, Text(_safe(str(value))))
+            self._console.print(grid, soft_wrap=False)
+            return
         for key, value in rows.items():
             self._console.print(f"[dim]{key.ljust(width)}[/dim]  {escape(str(value))}")
 
@@ -73,46 +84,61 @@ class Screen:
         if self._shown:
             self._console.print(_safe(text), markup=False)
 
-    def start(self, total_steps: int, step: int) -> None:
-        """Begin to show progress."""
-        if self._shown and self._console.is_terminal and not self._console.is_dumb_terminal:
-            self._live = Progress(
-                TextColumn("{task.description}"), BarColumn(bar_width=24),
-                TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(), console=self._console, transient=True,
-                refresh_per_second=4,
-            )  # fmt: skip
+    def start(
+        self, total_steps: int, step: int, steps_per_epoch: int,
+        memory: Callable[[], int] | None = None,
+    ) -> None:  # fmt: skip
+        """Begin to show progress; `memory` gives the bytes that the run takes, left out those of
+        this process."""
+        if self._shown and self._draws:
+            self._live = Live(self._console, total_steps, step, steps_per_epoch)
+            self._live.memory = memory or self._live.memory
             self._live.start()
-            self._task = self._live.add_task("", total=total_steps, completed=step, text="")
 
-    def step(self, step: int, steps_per_epoch: int) -> None:
-        """A step is done. Cheap: it draws ten times a second at most."""
-        if self._live is None or (now := time.monotonic()) - self._drawn < _BETWEEN_FRAMES:
-            return
-        self._drawn = now
-        epoch, place = divmod(step, steps_per_epoch)
-        description = f"epoch {epoch + 1}  step {place}/{steps_per_epoch}"
-        self._live.update(self._task, completed=step, description=description)
+    def step(self, step: int) -> None:
+        """So many steps are done. Costs nothing: the display looks when it draws."""
+        if self._live is not None:
+            self._live.step = step
 
-    def metrics(self, line: Mapping[str, float | None], total_steps: int) -> None:
+    def metrics(
+        self, line: Mapping[str, float | None], total_steps: int, *, best: bool = False
+    ) -> None:
         """A record: an evaluation as a line that stays, with the latest loss; training in the
         progress display, or as a plain line every few seconds (metrics.jsonl has them all)."""
         if "train/loss" not in line:
-            text = "  ".join(f"{key} {score}" for key, score in overall(line).items())
-            if self._loss is not None:
-                text = f"train/loss {shown('train/loss', self._loss)}  {text}"
-            self.line(f"epoch {line['epoch']:.2f}  step {line['step']}/{total_steps}  {text}")
+            self._evaluation(line, total_steps, best)
             return
         self._loss = line["train/loss"]
-        text = (
-            f"loss {line['train/loss']:.4f}  lr {line['train/lr']:.4g}  "
-            f"{line['train/samples_per_s']:,.0f} samples/s  data wait {line['train/data_wait']:.0%}"
-        )
         if self._live is not None:
-            self._live.update(self._task, text=text)
+            self._live.figures = line
         elif (now := time.monotonic()) - self._printed >= _BETWEEN_LINES:
             self._printed = now
-            self.line(f"epoch {line['epoch']:.2f}  step {line['step']}/{total_steps}  {text}")
+            self.line(
+                f"epoch {line['epoch']:.2f}  step {line['step']}/{total_steps}  "
+                f"loss {number(self._loss)}  lr {line['train/lr']:.4g}  "
+                f"{line['train/samples_per_s']:,.0f} samples/s  "
+                f"data wait {line['train/data_wait']:.0%}"
+            )
+
+    def _evaluation(self, line: Mapping[str, float | None], total_steps: int, best: bool) -> None:
+        cells = {"epoch": f"{line['epoch']:.2f}", "step": f"{line['step']}/{total_steps}"}
+        if self._loss is not None:
+            cells["train/loss"] = shown("train/loss", self._loss)
+        cells |= overall(line)
+        mark = "  best" if best else ""
+        longest = {"step": 2 * len(f"{total_steps}") + 1, "epoch": 6, "train/loss": 10}
+        widths = [max(len(name), longest.get(name, 7)) + 2 for name in cells]
+        if self._live is None or sum(widths) + len(mark) >= self._console.width:
+            words = "  ".join(f"{name} {cell}" for name, cell in cells.items())
+            words = words if self._live is None else fitting(words.split("  "), self._console.width)
+            self.line(words + mark)
+            return
+        if list(cells) != self._columns:
+            self._columns = list(cells)
+            heads = "".join(f"{name:>{w}}" for name, w in zip(cells, widths, strict=True))
+            self._console.print(escape(heads), style="dim")
+        text = "".join(f"{cell:>{w}}" for cell, w in zip(cells.values(), widths, strict=True))
+        self._console.print(f"{escape(text)}[bold green]{mark}[/bold green]")
 
     def committed(self, step: int) -> None:
         """A checkpoint is durable: a line in a log file, which others may wait for."""
@@ -133,9 +159,9 @@ def overall(scores: Mapping[str, float | None]) -> dict[str, str]:
 
 def shown(metric: str, value: float | None) -> str:
     """A metric for people: accuracies in percent."""
-    if value is None:
-        return "not finite"
-    return f"{value:.2%}".replace("%", " %") if "accuracy" in metric else f"{value:.4f}"
+    if value is None or "accuracy" not in metric:
+        return number(value)
+    return f"{value:.2%}".replace("%", " %")
 
 
 def refuse(error: LauncherError, prefix: str = "") -> None:
@@ -144,11 +170,12 @@ def refuse(error: LauncherError, prefix: str = "") -> None:
     if (more := len(error.problems) - _MOST_PROBLEMS) > 0:
         problems.append(f"and {more:,} more")
     body = "\n".join(problems)
-    title = f"[bold red]{prefix}{error.title}[/bold red]"
+    color = "yellow" if isinstance(error, Preempted) else "red"  # which is no failure
+    title = f"[bold {color}]{prefix}{error.title}[/bold {color}]"
     console = _Console(stderr=True)
     if not console.is_terminal:  # in a file a path is whole
         console.width = max(console.width, 4 + max(len(line) for line in body.splitlines()))
-    console.print(Panel(body, title=title, title_align="left", border_style="red", expand=False))
+    console.print(Panel(body, title=title, title_align="left", border_style=color, expand=False))
 
 
 def _cut(words: str) -> str:
@@ -160,8 +187,8 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
     console = _Console(width=None if sys.stdout.isatty() else 120)
     console.print(f"\n[bold]{escape(title)}[/bold]")
     grid = Table()
-    for number, column in enumerate(columns):
-        grid.add_column(column, overflow="fold", no_wrap=number == 0)
+    for place, column in enumerate(columns):
+        grid.add_column(column, overflow="fold", no_wrap=place == 0)
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
     console.print(grid)

@@ -89,7 +89,7 @@ def train(
             parameter.grad = None
         state.step = step + 1
         meter.stepped(plan.batch_size)
-        screen.step(state.step, plan.steps_per_epoch)
+        screen.step(state.step)
 
         if due(state.step, every["log"], plan.total_steps):
             mean = meter.loss()  # the host waits for the device here, and only here
@@ -108,7 +108,7 @@ def train(
             state.scores = evaluate(parts, verdicts, state.step)
             improved = state.note_best(parts.monitor)
             saving |= bool(stopped_early(parts, state))
-            _note(saver.record, screen, state, parts, meter, state.scores)
+            _note(saver.record, screen, state, parts, meter, state.scores, best=improved)
         if improved or saving:
             guard.before_save()
             state.loss_sums, state.loss_count = meter.losses()
@@ -157,7 +157,7 @@ def evaluate(
 
 def _note(
     record: Record | None, screen: Screen, state: State, parts: Parts, meter: Meter,
-    values: Mapping[str, float | None],
+    values: Mapping[str, float | None], *, best: bool = False,
 ) -> None:  # fmt: skip
     """One record: to metrics.jsonl first, then to the screen."""
     epoch = state.step / parts.plan.steps_per_epoch
@@ -165,7 +165,7 @@ def _note(
     state.records += 1
     if record is not None:
         record.metrics(line)
-    screen.metrics(line, parts.plan.total_steps)
+    screen.metrics(line, parts.plan.total_steps, best=best)
 
 
 def _ask_by_clock(stop: Stop, settings: RunSettings, meter: Meter, saved: float) -> None:

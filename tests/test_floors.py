@@ -38,7 +38,7 @@ FLOORS: list[set[str]] = [
     | {"sources.mnist", "sources.synthetic", "sources.decoded", "sources.photo", "sources.listing"}
     | {"sources.files", "sources.folder", "sources.table", "sources.tensors", "sources.dataset"},
     {"recipe", "checkpoint", "slots", "snapshot", "tensorfile", "state", "record", "screen"}
-    | {"progress", "monitor"},
+    | {"progress", "monitor", "live"},
     {
         "stop",
         "peers",
@@ -88,6 +88,7 @@ BESIDE: dict[str, set[str]] = {
     "progress": {"screen"},
     "recipe": {"monitor"},
     "state": {"monitor"},
+    "screen": {"live"},
     "augment": {"data"},
     "losses": {"data"},
     "metrics": {"data"},

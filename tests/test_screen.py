@@ -37,9 +37,9 @@ def terminal(
 
 def whole_run(shows: Screen) -> None:
     shows.facts("tiny: fresh", {"model": "MLP", "folder": "checkpoints/tiny"})
-    shows.start(8, 0)
+    shows.start(8, 0, 4)
     for step in range(8):
-        shows.step(step, 4)
+        shows.step(step)
     shows.metrics(TRAIN, 8)
     shows.metrics(TEST, 8)
     shows.line("a line")
@@ -83,7 +83,7 @@ def test_a_dumb_terminal_gets_lines(
 ) -> None:
     monkeypatch.setenv("TERM", "dumb")
     shows = Screen(shown=True)
-    shows.start(8, 0)
+    shows.start(8, 0, 4)
     shows.metrics(TRAIN, 8)
     assert shows._live is None
     assert "loss 1.2500" in terminal()
@@ -225,7 +225,7 @@ def test_a_run_that_nobody_watches_goes_on() -> None:
         exit_code_when_nobody_listens(
             "import os; from launcher.screen import Screen"
             "\nshows = Screen(shown=True); shows.line('a'); shows.facts('b', {'c': 1})"
-            "; shows.start(1, 0); shows.stop(); os._exit(9)"
+            "; shows.start(1, 0, 1); shows.stop(); os._exit(9)"
         )
         == 9
     )

@@ -574,7 +574,7 @@ def test_every_call_of_the_disk_can_be_made_to_fail() -> None:
 @pytest.mark.parametrize(
     "parts",
     [[], [b""], [b"abc"], [b"ab", b"", b"cdefgh"], [memoryview(b"abcdefg")[::1], b"h"]],
-    ids=str,
+    ids=["nothing", "an empty part", "one part", "three parts", "a view"],
 )
 def test_a_file_is_hashed_while_it_is_written(
     folder: Path, use: Callable[[storage.Disk], None], disk: storage.Disk, parts: list[Any]
