@@ -13,6 +13,7 @@ from launcher import record, settings, storage
 from launcher.build import Parts
 from launcher.documents import read_json
 from launcher.launch import hidden_config
+from launcher.live import duration
 from launcher.request import Request
 from launcher.screen import Screen, overall, shown
 from launcher.settings import Origins
@@ -182,6 +183,10 @@ def closing(screen: Screen, request: Request) -> None:
         rows["best"] = f"{monitor} {value} at step {best['step']}"
     if status["reason"]:
         rows["ended"] = status["reason"]
+    if seconds := status.get("seconds"):
+        given = read_json(request.folder / "run.json")["hyperparameters"]
+        rate = status["step"] * given["batch_size"]["value"] / seconds
+        rows["time"] = f"{duration(seconds).strip()}, {rate:,.0f} samples/s, everything included"
     screen.facts(
         f"{request.name}: finished at step {status['step']}",
         rows | {

@@ -148,9 +148,14 @@ class Record:
             **more,
         })  # fmt: skip
 
-    def finished(self, step: int, result: Mapping[str, object], reason: str = "") -> None:
-        """Note the result of a run that reached its end, and why that was before its plan's."""
-        self.status("finished", step=step, committed=step, result=result, reason=reason)
+    def finished(
+        self, step: int, result: Mapping[str, object], seconds: float, reason: str = ""
+    ) -> None:
+        """Note the result of a run that reached its end, the seconds it took over all its attempts,
+        and why that end was before its plan's."""
+        self.status(
+            "finished", step=step, committed=step, result=result, reason=reason, seconds=seconds
+        )
 
     def failed(self, error: BaseException, code: int, step: int | None = None) -> None:
         """Note why the run ended, if it had begun. What is not the run's own doing (somebody

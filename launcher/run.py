@@ -1,5 +1,6 @@
 """One attempt at a run: from a recipe and settings to the closing table."""
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -117,6 +118,7 @@ def attempt(
     verdicts = Verdicts(len(parts.data.classes))
     if account is not None:
         held.push(ending.of_a_failure(request, parts, verdicts, screen))
+    began = time.monotonic()
     with Saver(parts, account, screen) as saver:
         train(parts, state, saver, screen, stop, seconds, verdicts)
     ending.have_verdicts(request, parts, verdicts, state.step)
@@ -125,7 +127,8 @@ def attempt(
         ending.write_outcome(request, parts, verdicts, screen)
         best = {"best": state.best, "monitor": parts.monitor.name}
         early = stopped_early(parts, state)
-        account.finished(state.step, {"scores": state.scores, **best}, reason=early)
+        took = seconds + time.monotonic() - began
+        account.finished(state.step, {"scores": state.scores, **best}, took, early)
         describe.closing(screen, request)
 
 

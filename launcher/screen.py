@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.errors import LauncherError, Preempted
-from launcher.live import Live, fitting, number
+from launcher.live import Live, number
 
 _BETWEEN_LINES = 5.0
 _MOST_PROBLEMS = 50
@@ -66,6 +66,8 @@ class Screen:
         """A title and aligned rows: the start banner, the closing table."""
         if not self._shown:
             return
+        if self._draws:
+            self._console.print()
         self._console.print(f"[bold]{escape(title)}[/bold]")
         width = max(map(len, rows))
         if self._draws:
@@ -129,9 +131,8 @@ class Screen:
         longest = {"step": 2 * len(f"{total_steps}") + 1, "epoch": 6, "train/loss": 10}
         widths = [max(len(name), longest.get(name, 7)) + 2 for name in cells]
         if self._live is None or sum(widths) + len(mark) >= self._console.width:
-            words = "  ".join(f"{name} {cell}" for name, cell in cells.items())
-            words = words if self._live is None else fitting(words.split("  "), self._console.width)
-            self.line(words + mark)
+            narrow = self._console.width - len(mark) if self._live is not None else None
+            self.line(_in_words(cells, narrow) + mark)
             return
         if list(cells) != self._columns:
             self._columns = list(cells)
@@ -150,6 +151,17 @@ class Screen:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+
+def _in_words(cells: Mapping[str, str], width: int | None) -> str:
+    """`epoch 1.00  step 4/8  ...`; in a narrow terminal without what matters least."""
+    left = dict(cells)
+    least = ["train/loss", "epoch", *cells]
+    while True:
+        words = "  ".join(f"{name} {cell}" for name, cell in left.items())
+        if width is None or len(words) < width or len(left) == 1:
+            return words
+        left.pop(least.pop(0), None)
 
 
 def overall(scores: Mapping[str, float | None]) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Clock(Screen):
         super().__init__(shown=False)
         self.times: list[float] = []
 
-    def step(self, step: int, steps_per_epoch: int) -> None:
+    def step(self, step: int) -> None:
         self.times.append(time.perf_counter())
 
 

@@ -45,7 +45,7 @@ def test_a_run_folder_holds_the_recipe_the_run_its_status_and_its_metrics() -> N
         record.begin(b"# a recipe\n", {"seed": 0}, 0)
         record.metrics({"step": 1, "train/loss": 0.5})
         record.sync()
-        record.finished(1, {"scores": {"test/accuracy": 0.5}})
+        record.finished(1, {"scores": {"test/accuracy": 0.5}}, 12.5)
     assert sorted(os.listdir(RUN)) == [
         ".lock", "metrics.jsonl", "owner.json", "recipe.py", "run.json", "status.json",
     ]  # fmt: skip
@@ -88,7 +88,7 @@ def test_an_error_without_words_is_named_by_its_kind() -> None:
 def test_an_attempt_that_never_began_leaves_the_status_alone() -> None:
     with closing(Record(RUN)) as record:
         record.begin(b"", {}, 0)
-        record.finished(8, {})
+        record.finished(8, {}, 1.0)
     with closing(Record(RUN)) as record:
         record.failed(ValueError("no"), 70)
     assert status()["state"] == "finished"
@@ -247,7 +247,7 @@ def attempt(error: BaseException | None, committed: int | None = None) -> int:
         if committed is not None:
             record.status("running", step=committed, committed=committed)
         if error is None:
-            record.finished(9, {})
+            record.finished(9, {}, 1.0)
         else:
             record.failed(error, 1, 3)
     found = status()["failures"]

@@ -82,7 +82,9 @@ def outcome() -> dict[str, Any]:
         for line in (RUN / "metrics.jsonl").read_text().splitlines()
     ]
     status = json.loads((RUN / "status.json").read_text())
-    found["status"] = {key: value for key, value in status.items() if key != "updated"}
+    found["status"] = {
+        key: value for key, value in status.items() if key not in ("updated", "seconds")
+    }
     return found
 
 

@@ -1,6 +1,7 @@
 """What a terminal shows, and what a log file gets instead."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from conftest import ROOT
 
-from launcher.errors import CheckpointError, SettingsError
+from launcher.errors import CheckpointError, Preempted, SettingsError
 from launcher.screen import Screen, refuse, shown, table, text
 
 TRAIN = {
@@ -72,7 +73,8 @@ def test_only_the_main_process_shows_anything(capsys: pytest.CaptureFixture[str]
 def test_a_terminal_shows_progress_and_keeps_the_evaluations(terminal: Callable[[], str]) -> None:
     whole_run(Screen(shown=True))
     out = terminal()
-    assert "test/accuracy 98.76 %" in out
+    heads, cells = out.index("test/accuracy\x1b"), out.index("98.76 %")
+    assert heads < cells, "a table: the names of the columns come first"
     assert "a line" in out
     assert "\x1b[" in out
     assert out.count("\x1b[?25l") == out.count("\x1b[?25h") == 1, "the cursor is shown again"
@@ -107,6 +109,49 @@ def test_every_evaluation_gets_its_line(capsys: pytest.CaptureFixture[str]) -> N
     for _ in range(3):
         shows.metrics(TEST, 8)
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_the_best_evaluation_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    shows = Screen(shown=True)
+    shows.metrics(TEST, 8, best=True)
+    shows.metrics(TEST, 8)
+    marked, plain = capsys.readouterr().out.splitlines()
+    assert marked == f"{plain}  best"
+
+
+@pytest.mark.parametrize("columns", [36, 45, 60, 100])
+def test_an_evaluation_takes_one_line_of_a_terminal(
+    terminal: Callable[[], str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    """Without what matters least, where there is no room: the last metric stays."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shows = Screen(shown=True)
+    shows.start(8, 0, 4)
+    shows.metrics(TRAIN, 8)
+    terminal()
+    shows.metrics(TEST, 8, best=True)
+    shows.stop()
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in terminal().splitlines()]
+    (line,) = [line for line in lines if "98.76 %" in line]
+    assert line.rstrip().endswith("best")
+    assert len(line.strip()) <= columns
+
+
+def test_a_fact_is_broken_beside_its_name(
+    terminal: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    Screen(shown=True).facts("title", {"data": "word " * 10, "folder": "f"})
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in terminal().splitlines()]
+    assert [line for line in lines if line.startswith(" " * 8)], "a hanging indent"
+    assert all(len(line) <= 30 for line in lines)
+
+
+def test_a_run_that_was_stopped_is_not_shown_in_red(terminal: Callable[[], str]) -> None:
+    refuse(Preempted("stopped"))
+    out = terminal()
+    assert "\x1b[33m" in out
+    assert "\x1b[31m" not in out
 
 
 def test_a_long_line_is_not_broken(capsys: pytest.CaptureFixture[str]) -> None:
