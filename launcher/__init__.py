@@ -8,7 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from launcher import augment, draws, losses, metrics, models, optim, schedules, sources
+    from launcher import (
+        augment,
+        draws,
+        losses,
+        metrics,
+        models,
+        optim,
+        own_loop,
+        schedules,
+        sources,
+    )
     from launcher.data import Batch, Data, Source, Split
     from launcher.recipe import Recipe
     from launcher.rng import SampleRng
@@ -28,6 +38,7 @@ __all__ = [
     "metrics",
     "models",
     "optim",
+    "own_loop",
     "schedules",
     "sources",
 ]

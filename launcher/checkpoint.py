@@ -29,6 +29,7 @@ from launcher import storage, tensorfile
 from launcher.errors import CheckpointError, StorageError, listed
 from launcher.slots import put_slots
 from launcher.snapshot import Host, Snapshot, json_bytes
+from launcher.together import Together, kind_of
 
 FORMAT = 1
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -215,7 +216,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | Together) -> None:
     """Load weights and optimizer state in place, by parameter name.
 
     Raises CheckpointError with the first ten differences when names, shapes or dtypes are not those
@@ -231,9 +232,9 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> N
         if name not in names:
             differences.append(f"optimizer state of {name}: the recipe has no such parameter")
         slots.setdefault(name, {})[slot] = tensor
-    if checkpoint.kind != type(optimizer).__name__:
+    if checkpoint.kind != kind_of(optimizer):
         differences.append(
-            f"the optimizer is {type(optimizer).__name__} in the recipe and {checkpoint.kind} in "
+            f"the optimizer is {kind_of(optimizer)} in the recipe and {checkpoint.kind} in "
             f"the checkpoint"
         )
     if differences:

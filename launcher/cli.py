@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -46,10 +46,15 @@ SWITCHES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code (see `launcher.errors`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    return guarded(lambda: _dispatch(given))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """The exit code of some work, or of what ended it, which is said in one box."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     logging.getLogger("launcher").setLevel(logging.INFO)
     try:
-        return _dispatch(given)
+        return work()
     except LauncherError as error:
         _refuse(error)
         return error.code

@@ -17,10 +17,11 @@ from launcher.live import duration
 from launcher.request import Request
 from launcher.screen import Screen, overall, shown
 from launcher.settings import Origins
+from launcher.trained import Trained
 
 
 def run(
-    request: Request, parts: Parts, origins: Origins, identity: Mapping[str, Any], step: int
+    request: Request, parts: Trained, origins: Origins, identity: Mapping[str, Any], step: int
 ) -> dict[str, Any]:
     """The content of run.json: what the run is, and one entry for each attempt at it."""
     before = read_json(request.folder / "run.json")
@@ -36,7 +37,9 @@ def run(
         "identity": dict(identity),
         "data": data(parts),
     }
-    if parts.hparams.patience is not None:  # then these decide when the run ends
+    if (
+        parts.hparams.patience is not None and parts.monitor is not None
+    ):  # then these decide when the run ends
         here |= {"evaluate_every": parts.settings.evaluate_every, "monitor": parts.monitor.name}
     begun = {"from_step": step, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
              "host": socket.gethostname()}  # fmt: skip
@@ -67,7 +70,7 @@ def run(
     }  # fmt: skip
 
 
-def data(parts: Parts) -> dict[str, str]:
+def data(parts: Trained) -> dict[str, str]:
     """The fingerprints of both splits."""
     return {
         "train": parts.data.train.source.fingerprint,
@@ -141,7 +144,7 @@ def banner(
         )
 
 
-def devices(parts: Parts) -> str:
+def devices(parts: Trained) -> str:
     """`2 processes (DDP) on cpu, 1 thread each, precision no`."""
     world = parts.world
     count = {
@@ -153,7 +156,7 @@ def devices(parts: Parts) -> str:
     return f"{count} on {device_name(world.device)}, {threads}, precision {world.precision}"
 
 
-def remarks(parts: Parts, request: Request) -> list[str]:
+def remarks(parts: Trained, request: Request) -> list[str]:
     """What a user might not expect."""
     found = []
     hidden = hidden_config()

@@ -23,7 +23,7 @@ from launcher.errors import (
 from launcher.layers import scalar
 from launcher.loader import worker_error
 from launcher.peers import Peers
-from launcher.recipe import Loaded, blame, out_of_memory
+from launcher.recipe import blame, out_of_memory
 from launcher.settings import Hparams
 from launcher.strategy import RefusedElsewhere, World
 from launcher.watch import Watch
@@ -36,7 +36,7 @@ _PARTS_OF_RECIPES = ("augment.py", "data.py", "losses.py", "metrics.py", "optim.
 
 
 def explained(
-    loaded: Loaded, hparams: Hparams, parts: Parts | None, error: BaseException
+    path: Path, hparams: Hparams, parts: Parts | None, error: BaseException
 ) -> BaseException:
     """A refusal for what the device, another process or the recipe's code raised; anything else as
     it is: a refusal already, an interrupt, or a bug of ours. `parts` is None before it is built."""
@@ -54,7 +54,7 @@ def explained(
         return worker_error(error, 0.0)
     if isinstance(error, RuntimeError) and "find_unused_parameters" in f"{error}":
         return RecipeError(
-            f"a pass of the model in {loaded.path} left out some of its parameters, which several "
+            f"a pass of the model in {path} left out some of its parameters, which several "
             f"processes (DDP) must know of: give find_unused_parameters=true, or use all of them "
             f"in every pass."
         )
@@ -64,8 +64,8 @@ def explained(
             f"another process is gone or does not answer: {said} Look at what the other processes "
             f"said. The same command continues from the last checkpoint."
         )
-    if isinstance(error, SystemExit) or _is_about_the_recipe(loaded, error):
-        return blame(loaded.path, error, "the recipe")
+    if isinstance(error, SystemExit) or _is_about_the_recipe(path, error):
+        return blame(path, error, "the recipe")
     return error
 
 
@@ -148,11 +148,11 @@ def _is_about_the_others(error: BaseException) -> bool:
     return inside or named or isinstance(error, torch.distributed.DistError)
 
 
-def _is_about_the_recipe(loaded: Loaded, error: BaseException) -> bool:
+def _is_about_the_recipe(path: Path, error: BaseException) -> bool:
     """Whether the recipe's code was running, or a library on its behalf: torch is, when our loop
     called a loss, an optimizer's step or a backward pass."""
     frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    if any(str(frame) == str(loaded.path) for frame in frames):
+    if any(str(frame) == str(path) for frame in frames):
         return True
     if not {_HERE / "train.py", _HERE / "build.py"} & set(frames):
         return False

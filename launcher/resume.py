@@ -8,27 +8,26 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from launcher import checkpoint, describe, settings
-from launcher.build import Parts
 from launcher.checkpoint import Checkpoint
 from launcher.documents import read_json
 from launcher.errors import CheckpointError, SettingsError, did_you_mean, listed
 from launcher.layers import scalar
-from launcher.recipe import Loaded
 from launcher.record import Record
 from launcher.request import Request
 from launcher.screen import Screen
 from launcher.settings import Hparams
 from launcher.state import State
+from launcher.trained import Trained
 
 FINISHED: Final = -1
 MOST_FAILURES: Final = 3
 """Attempts in a row that may fail without a new checkpoint, before the run is not tried again."""
 
 
-def identify(request: Request, loaded: Loaded, hparams: Hparams) -> dict[str, Any]:
+def identify(request: Request, sha256: str, hparams: Hparams) -> dict[str, Any]:
     """What is learned: what must be equal when the run continues, but for what --allow-change
     names. Raises SettingsError when that names nothing."""
-    identity = {"recipe": loaded.sha256, **settings.as_json(hparams)}
+    identity = {"recipe": sha256, **settings.as_json(hparams)}
     for key in request.allow_change:
         if key not in [*identity, "data"]:
             near = did_you_mean(key, [*identity, "data"])
@@ -95,7 +94,7 @@ def refuse_changes(
     return changed
 
 
-def refuse_other_data(request: Request, parts: Parts) -> None:
+def refuse_other_data(request: Request, parts: Trained) -> None:
     """Raises CheckpointError when the samples are not those of the run's earlier attempts."""
     before = read_json(request.folder / "run.json").get("data")
     if before in (None, describe.data(parts)) or request.fresh or "data" in request.allow_change:
@@ -138,7 +137,7 @@ def _at(step: int, request: Request, account: Record, screen: Screen) -> Checkpo
     return found
 
 
-def restored(parts: Parts, found: Checkpoint | None, step: int) -> State:
+def restored(parts: Trained, found: Checkpoint | None, step: int) -> State:
     """The state at a step, with weights and optimizer loaded. The main process has `found` the
     checkpoint, and the others get its bytes: they need not see its disk."""
     names = (*checkpoint.FILES, "manifest.json", "COMMIT")

@@ -40,7 +40,7 @@ def execute(request: Request) -> None:
     """Train to the end of the plan, from where it is; of a finished run, show the result."""
     loaded, hparams, origins = prepare(request)
     screen = Screen(shown=request.launch.is_main)
-    identity = resume.identify(request, loaded, hparams)
+    identity = resume.identify(request, loaded.sha256, hparams)
     world = connect(request.launch, hparams, request.settings)
     parts: Parts | None = None
     with ExitStack() as held:
@@ -61,7 +61,7 @@ def execute(request: Request) -> None:
                 attempt(request, parts, origins, identity, screen, held)
         except BaseException as error:
             screen.stop()
-            reason = cause(world, explained(loaded, hparams, parts, error))
+            reason = cause(world, explained(loaded.path, hparams, parts, error))
             with suppress(LauncherError):  # of a disk that is gone: the reason is what matters
                 world.watch.on_end(reason, exit_code(reason))
             if reason is error:

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Final
 
 from launcher import checkpoint, storage
-from launcher.build import Parts
 from launcher.errors import LauncherError, StorageError
 from launcher.guard import not_finite
 from launcher.record import Record
@@ -22,6 +21,7 @@ from launcher.screen import Screen
 from launcher.slots import group_changes
 from launcher.snapshot import Host, Snapshot
 from launcher.state import State
+from launcher.trained import Trained
 
 NICE: Final = 10
 """Priority of the thread that writes: training goes first where cores are few."""
@@ -32,7 +32,7 @@ MOST_MISSES: Final = 3
 class Saver:
     """Writes the run's checkpoints; only the main process, which has a `record`, touches a disk."""
 
-    def __init__(self, parts: Parts, record: Record | None, screen: Screen) -> None:
+    def __init__(self, parts: Trained, record: Record | None, screen: Screen) -> None:
         self.record = record
         self._parts = parts
         self._screen = screen

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from launcher.errors import CheckpointError
+from launcher.together import Together, kind_of
 
 
 def slots_of(
-    model: nn.Module, optimizer: Optimizer
+    model: nn.Module, optimizer: Optimizer | Together
 ) -> tuple[dict[str, Tensor], dict[str, int | float]]:
     """The optimizer's tensors and numbers as `parameter.name/slot`; groups are the recipe's."""
     tensors: dict[str, Tensor] = {}
@@ -28,7 +29,7 @@ def slots_of(
                 numbers[f"{name}/{slot}"] = value
             elif value is not None:
                 raise CheckpointError(
-                    f"{type(optimizer).__name__} keeps {slot} of {name} as "
+                    f"{kind_of(optimizer)} keeps {slot} of {name} as "
                     f"{type(value).__name__}: only tensors and numbers can be saved."
                 )
     return tensors, numbers
@@ -37,7 +38,7 @@ def slots_of(
 def put_slots(
     slots: Mapping[str, Mapping[str, Any]],
     name_of: Mapping[nn.Parameter, str],
-    optimizer: Optimizer,
+    optimizer: Optimizer | Together,
 ) -> None:
     """Give each parameter the slots that belong to its name."""
     for group in optimizer.param_groups:
@@ -60,7 +61,7 @@ def _beside(parameter: Tensor, slot: str, value: Any, on_device: bool) -> Any:
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def group_values(optimizer: Optimizer) -> list[dict[str, Any]]:
+def group_values(optimizer: Optimizer | Together) -> list[dict[str, Any]]:
     """What each parameter group holds that JSON can, but parameters and learning rate."""
     plain = (int, float, bool, str, type(None))
     return [
@@ -75,7 +76,9 @@ def group_values(optimizer: Optimizer) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def group_changes(optimizer: Optimizer, first: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def group_changes(
+    optimizer: Optimizer | Together, first: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """What training changed in the groups: some optimizers count or average there."""
     return [
         {key: value for key, value in now.items() if key not in before or before[key] != value}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from launcher.slots import slots_of
+from launcher.together import Together, kind_of
 
 _OF_NUMPY: Final = (torch.float64, torch.float32, torch.float16)
 """The kinds of floating point that NumPy has too."""
@@ -52,8 +53,9 @@ class Host:
         self._copies: dict[str, Tensor] = {}
 
     def take(
-        self, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
-    ) -> Snapshot:
+        self, step: int, model: nn.Module, optimizer: Optimizer | Together,
+        state: Mapping[str, Any],
+    ) -> Snapshot:  # fmt: skip
         """Copy everything; waits for the device. Raises CheckpointError for optimizer state that
         is neither tensor nor number."""
         weights = model.state_dict()
@@ -62,7 +64,7 @@ class Host:
         taken = Snapshot(
             step=step,
             model=self._copied("model/", weights),
-            kind=type(optimizer).__name__,
+            kind=kind_of(optimizer),
             optimizer=self._copied("optimizer/", tensors),
             state=json_bytes(document),
             parameters=frozenset(name for name, _ in model.named_parameters()) & weights.keys(),

@@ -118,7 +118,7 @@ def train(
             saver.finish()
             raise Preempted(_stopped(stop, state, plan))
         if world.is_main:
-            _ask_by_clock(stop, settings, meter, saved)
+            ask_by_clock(stop, settings, meter, saved)
         meter.set_aside(time.monotonic() - aside)
         meter.first_step_done()
     stop.drain()
@@ -168,8 +168,9 @@ def _note(
     screen.metrics(line, parts.plan.total_steps, best=best)
 
 
-def _ask_by_clock(stop: Stop, settings: RunSettings, meter: Meter, saved: float) -> None:
-    """Ask for what is due by time: the main process's clock counts."""
+def ask_by_clock(stop: Stop, settings: RunSettings, meter: Meter, saved: float) -> None:
+    """Ask for what is due by time: the main process's clock counts. `saved` is when the last
+    checkpoint was."""
     if settings.max_minutes is not None and meter.here() > 60 * settings.max_minutes:
         stop.ask(Asked.STOP, f"max_minutes={settings.max_minutes:g} are over")
     elif time.monotonic() - saved > 60 * settings.checkpoint_minutes:

@@ -108,7 +108,7 @@ def one(asked: argparse.Namespace, given: Sequence[str]) -> report.Document:
             workers = tuning.candidates(max(1, cores) if asked.up_to is None else asked.up_to)
             return about | measure(asked, parts, workers, show, held)
         except Exception as error:
-            raise explained(loaded, hparams, parts, error) from error
+            raise explained(loaded.path, hparams, parts, error) from error
 
 
 def measure(

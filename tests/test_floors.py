@@ -38,7 +38,7 @@ FLOORS: list[set[str]] = [
     | {"sources.mnist", "sources.synthetic", "sources.decoded", "sources.photo", "sources.listing"}
     | {"sources.files", "sources.folder", "sources.table", "sources.tensors", "sources.dataset"},
     {"recipe", "checkpoint", "slots", "snapshot", "tensorfile", "state", "record", "screen"}
-    | {"progress", "monitor", "live"},
+    | {"progress", "monitor", "together", "live"},
     {
         "stop",
         "peers",
@@ -52,10 +52,10 @@ FLOORS: list[set[str]] = [
         "build",
         "saver",
     }
-    | {"loader", "loaders", "train", "tuned", "passes"}
+    | {"loader", "loaders", "train", "trained", "tuned", "passes"}
     | {"verdicts"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""}
-    | {"data_verb", "runs_verb", "compare_verb", "completion_verb"}
+    | {"data_verb", "runs_verb", "compare_verb", "completion_verb", "own_loop", "own_steps"}
     | {"judge", "ending"},
 ]
 
@@ -82,8 +82,9 @@ BESIDE: dict[str, set[str]] = {
     "find": {"errors", "layers", "naming", "overview", "settings", "storage"},
     "launch": {"errors"},
     "request": {"launch", "layers", "settings"},
-    "checkpoint": {"slots", "snapshot", "tensorfile"},
-    "snapshot": {"slots"},
+    "checkpoint": {"slots", "snapshot", "tensorfile", "together"},
+    "slots": {"together"},
+    "snapshot": {"slots", "together"},
     "record": {"checkpoint"},
     "progress": {"screen"},
     "recipe": {"monitor"},
@@ -116,13 +117,16 @@ BESIDE: dict[str, set[str]] = {
     "evaluate": {"verdicts"},
     "loaders": {"evaluate", "loader", "strategy", "tuned"},
     "build": {"evaluate", "loaders", "strategy"},
-    "saver": {"build", "guard"},
+    "saver": {"guard", "trained"},
+    "trained": {"strategy"},
     "passes": {"build"},
     "train": {"build", "passes", "guard", "meter", "evaluate", "saver", "stop", "strategy"}
     | {"verdicts"},
     "resume": {"describe"},
     "ending": {"judge"},
     "run": {"describe", "ending", "explain", "resume"},
+    "own_loop": {"cli", "describe", "explain", "help", "own_steps", "resume"},
+    "own_steps": {"describe", "resume", "run"},
     "show": {"describe", "run"},
     "cli": {"help", "show", "run"},  # and, by name, the verbs in files of their own
     "__main__": {"cli"},
@@ -150,6 +154,7 @@ PUBLIC = [
     "metrics",
     "models",
     "optim",
+    "own_loop",
     "schedules",
     "sources",
 ]
@@ -515,6 +520,15 @@ WITHOUT_DOCSTRING = {
     "plan": {"Sizes.seed", "Sizes.epochs", "Sizes.batch_size", "Sizes.micro_batch_size"}
     | {"Plan.total_steps"},
     "recipe": {"Loaded.sha256"},
+    "trained": {
+        "Trained.hparams",
+        "Trained.settings",
+        "Trained.world",
+        "Trained.data",
+        "Trained.plan",
+        "Trained.model",
+        "Trained.optimizer",
+    },
     "record": {"Record.close"},
     "snapshot": {"Snapshot.nbytes"},
     "sources.arrays": {"Arrays.fingerprint", "Arrays.nbytes"},
