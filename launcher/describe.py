@@ -115,9 +115,11 @@ def with_origins(values: Any, origins: Origins) -> dict[str, dict[str, Any]]:
 
 
 def banner(
-    screen: Screen, request: Request, parts: Parts, step: int, changed: Sequence[str] = ()
-) -> None:
-    """What is about to happen, in a dozen lines; `changed` is why bits may differ."""
+    screen: Screen, request: Request, parts: Parts, step: int, changed: Sequence[str] = (),
+    tracking: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
+    """What is about to happen, in a dozen lines; `changed` is why bits may differ, and `tracking`
+    where the records go."""
     plan, test = parts.plan, parts.data.test.source
     start = "fresh" if step == 0 else f"continues at step {step} of {plan.total_steps}"
     screen.facts(
@@ -133,6 +135,7 @@ def banner(
             + (f" x {plan.accumulation}" if plan.accumulation > 1 else ""),
             "workers": parts.loaders.how,
             "folder": request.label,
+            **(tracking or {}),
         },
     )
     for sentence in remarks(parts, request):

@@ -61,7 +61,8 @@ class Record:
 
     def archive(self) -> Path | None:
         """Move what an earlier run left into a folder of its own; returns that folder."""
-        left = [name for name in storage.names(self.folder) if name not in (".lock", "owner.json")]
+        stay = (".lock", "owner.json", ".wandb.lock", ".tensorboard.lock")
+        left = [name for name in storage.names(self.folder) if name not in stay]
         left = [name for name in left if not name.startswith("archive-")]
         if not left:
             return None
@@ -90,8 +91,10 @@ class Record:
         storage.make_folder(place)
         return place
 
-    def begin(self, recipe: bytes, run: Mapping[str, Any], records: int) -> float:
-        """Write what is known before the first step; the seconds that earlier attempts trained.
+    def begin(
+        self, recipe: bytes, run: Mapping[str, Any], records: int, step: int | None = None
+    ) -> float:
+        """Write what is known before step `step`; the seconds that earlier attempts trained.
 
         Of metrics.jsonl the first `records` lines are kept: what was written after the checkpoint
         is written again. Raises CheckpointError when there are fewer.
@@ -104,7 +107,9 @@ class Record:
                 f"Put the file back, or give --fresh to start again beside what is left."
             )
         kept = lines[:records]
-        self.status("running")  # first, or a run that was finished would pass for what it becomes
+        # First, or a run that was finished would pass for what it becomes. Nothing after the step
+        # is durable any more: an older checkpoint than the last may have been taken.
+        self.status("running", committed=step)
         storage.replace(self.folder / "recipe.py", recipe)
         self._write("run.json", run)
         self._metrics = held.Appender(path, sum(map(len, kept)))

@@ -24,6 +24,7 @@ from launcher.screen import Screen, overall
 from launcher.settings import Hparams, Origins
 from launcher.state import State
 from launcher.stop import Stop, die_with_parent
+from launcher.track import Tracker
 from launcher.train import stopped_early, train
 from launcher.verdicts import Verdicts
 
@@ -44,11 +45,12 @@ def execute(request: Request) -> None:
     world = connect(request.launch, hparams, request.settings)
     parts: Parts | None = None
     with ExitStack() as held:
+        tracker = held.enter_context(Tracker(screen.line))  # first: what it waits for comes last
         held.callback(world.close)
         try:
             before = 0
             if not request.dry_run:
-                before = world.on_main(lambda: resume.earlier(request, identity))
+                before = world.on_main(lambda: look(request, identity, tracker))
             if before == resume.FINISHED:
                 describe.closing(screen, request)
                 return
@@ -58,7 +60,7 @@ def execute(request: Request) -> None:
             if request.dry_run:
                 dry_run(request, parts, screen)
             else:
-                attempt(request, parts, origins, identity, screen, held)
+                attempt(request, parts, origins, identity, screen, tracker, held)
         except BaseException as error:
             screen.stop()
             reason = cause(world, explained(loaded.path, hparams, parts, error))
@@ -69,9 +71,15 @@ def execute(request: Request) -> None:
             raise reason from error
 
 
+def look(request: Request, identity: Mapping[str, Any], tracker: Tracker) -> int:
+    """What can be refused before anything is built, and what `resume.earlier` says."""
+    tracker.decide(request.settings)
+    return resume.earlier(request, identity)
+
+
 def attempt(
     request: Request, parts: Parts, origins: Origins, identity: Mapping[str, Any], screen: Screen,
-    held: ExitStack,
+    tracker: Tracker, held: ExitStack,
 ) -> None:  # fmt: skip
     """Take the run folder, restore what is there, train, and write the result. What must be let go
     of, whatever happens, is left to `held`."""
@@ -106,8 +114,9 @@ def attempt(
     if account is not None:
         run = describe.run(request, parts, origins, identity, state.step)
         changed = run["changes"]
-        seconds = account.begin(parts.loaded.source, run, state.records)
-    describe.banner(screen, request, parts, state.step, changed)
+        seconds = account.begin(parts.loaded.source, run, state.records, state.step)
+        tracker.start(request, state.step, parts.plan.total_steps)
+    describe.banner(screen, request, parts, state.step, changed, tracker.shown(request))
     screen.start(
         parts.plan.total_steps, state.step, parts.plan.steps_per_epoch,
         describe.memory(world.device),
@@ -129,6 +138,7 @@ def attempt(
         early = stopped_early(parts, state)
         took = seconds + time.monotonic() - began
         account.finished(state.step, {"scores": state.scores, **best}, took, early)
+        tracker.finished = True
         describe.closing(screen, request)
 
 

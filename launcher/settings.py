@@ -98,17 +98,20 @@ class RunSettings:
     """Seconds without any progress, or without an answer from another process, after which the run
     is ended with exit code 9."""
     wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """Weights & Biases."""
+    """Weights & Biases; auto: what WANDB_MODE says, else online when logged in, offline when
+    not."""
     wandb_project: str | None = None
-    """Its project."""
+    """Its project; none: what WANDB_PROJECT says, else launcher."""
     wandb_entity: str | None = None
     """The user or team that owns the project."""
     wandb_group: str | None = None
     """Runs with the same group are shown together."""
     wandb_tags: tuple[str, ...] = ()
     """Words to find the run by."""
+    wandb_artifact: bool = False
+    """Pass the best checkpoint on to W&B too, at the end."""
     tensorboard: bool = False
-    """TensorBoard event files in the run folder."""
+    """TensorBoard event files in the run folder; needs the package tensorboard."""
 
 
 _RUN_NAMES = tuple(field.name for field in dataclasses.fields(RunSettings))
@@ -118,12 +121,6 @@ DURATIONS = ("evaluate_every", "checkpoint_every")
 # has an effect which it does not have.
 NOT_YET: Mapping[str, tuple[object, ...]] = {
     "compile": ("off",),
-    "wandb": ("auto", "off"),
-    "wandb_project": (None,),
-    "wandb_entity": (None,),
-    "wandb_group": (None,),
-    "wandb_tags": ((),),
-    "tensorboard": (False,),
 }
 
 

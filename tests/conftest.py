@@ -133,7 +133,7 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     home.mkdir()
     monkeypatch.setenv("HF_HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))  # where the tuner's answers are
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_MODE", "disabled")  # tests of it say otherwise
     monkeypatch.chdir(tmp_path)
     threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
     try:

@@ -388,12 +388,6 @@ def test_hyperparameters_are_json() -> None:
 REFUSED = {
     "workers": "2",
     "compile": "default",
-    "wandb": "online",
-    "wandb_project": "x",
-    "wandb_entity": "x",
-    "wandb_group": "x",
-    "wandb_tags": "[x]",
-    "tensorboard": "true",
 }
 
 
