@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from launcher import recipe as recipes
 from launcher import rng, sources, uncompiled
 from launcher.data import Batch, Data, Resident, assemble
+from launcher.ema import Average
 from launcher.errors import DataError, RecipeError, SettingsError, listed
 from launcher.evaluate import checked
 from launcher.loaders import Loaders
@@ -51,6 +52,8 @@ class Parts:
     loaders: Loaders
     monitor: Monitor
     """The metric that decides what is best."""
+    average: Average | None
+    """Of the weights, which evaluations use; None unless the hyperparameters ask for it."""
 
     def sample(self, part: str) -> Batch:
         """A batch of at most two samples of `train` or `test`, as the model would get it."""
@@ -105,6 +108,7 @@ def build(
     return Parts(
         loaded, hparams, settings, world, data, model, optimizer, base_lrs, groups, plan, resident,
         Loaders.of(loaded, hparams, settings, world, data, plan), monitor,
+        None if hparams.ema is None else Average(model, hparams.ema),
     )  # fmt: skip
 
 

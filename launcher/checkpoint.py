@@ -2,6 +2,8 @@
 
     step-000000000980/  model.safetensors  optimizer.safetensors  state.json  manifest.json  COMMIT
 
+and ema.safetensors, where the run averages its weights.
+
 A save writes a hidden folder beside the final one, hashes and syncs every file, then the manifest
 of the hashes, then COMMIT with the manifest's own hash, then the folder, and only then renames it
 and syncs the parent. So a name `step-...` means a complete checkpoint after a kill or a power cut,
@@ -33,6 +35,7 @@ from launcher.together import Together, kind_of
 
 FORMAT = 1
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+AVERAGE = "ema.safetensors"
 _STEP = re.compile(r"step-([0-9]{12})")
 _MOST_MANIFEST = 1 << 16  # a hundred times what ours has: a longer one is parsed by nobody
 
@@ -50,6 +53,14 @@ class Checkpoint:
     state: dict[str, Any]
     files: Mapping[str, bytes]
     """What it was read from: enough to read it again, in another process."""
+    average: dict[str, Tensor]
+    """Of the weights; empty where the run keeps none."""
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """What evaluation uses, and so should whatever is made of this checkpoint: the average,
+        where there is one."""
+        return self.average or self.model
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -63,10 +74,11 @@ def steps(run: Path) -> list[int]:
 
 
 def save(
-    run: Path, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any]
-) -> None:
+    run: Path, step: int, model: nn.Module, optimizer: Optimizer, state: Mapping[str, Any],
+    average: Mapping[str, Tensor] | None = None,
+) -> None:  # fmt: skip
     """Write the checkpoint of one step; when this returns it is durable. Raises StorageError."""
-    write(run, Host().take(step, model, optimizer, state))
+    write(run, Host().take(step, model, optimizer, state, average))
 
 
 def write(run: Path, snapshot: Snapshot) -> None:
@@ -77,6 +89,8 @@ def write(run: Path, snapshot: Snapshot) -> None:
         "optimizer.safetensors": tensorfile.parts(snapshot.optimizer),
         "state.json": [snapshot.state],
     }
+    if snapshot.average:
+        contents[AVERAGE] = tensorfile.parts(snapshot.average)
     temporary = run / f".tmp-{step:012d}-{secrets.token_hex(8)}"
     try:
         storage.make_folder(temporary)
@@ -158,6 +172,11 @@ def read(run: Path, step: int) -> Checkpoint:
     return parse(files, step)
 
 
+def named(files: Mapping[str, bytes], step: int) -> list[str]:
+    """The files that a manifest names, from it and COMMIT. Raises CheckpointError."""
+    return sorted(_checked_manifest(files, folder_of(Path(), step).name, step).files)
+
+
 def parse(files: Mapping[str, bytes], step: int) -> Checkpoint:
     """A checkpoint from the content of its files; what is hashed and what is parsed are the same
     bytes, so nothing can change in between. Raises CheckpointError."""
@@ -172,7 +191,8 @@ def parse(files: Mapping[str, bytes], step: int) -> Checkpoint:
             raise CheckpointError(f"{folder}: state.json is not the state of a run.")
         optimizer = dict(tensors_of(files["optimizer.safetensors"])) | state.pop("slots")
         model = tensors_of(files["model.safetensors"])
-        return Checkpoint(step, model, manifest.optimizer, optimizer, state, files)
+        average = tensors_of(files[AVERAGE]) if AVERAGE in files else {}
+        return Checkpoint(step, model, manifest.optimizer, optimizer, state, files, average)
     except (SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder}: {type(error).__name__}: {error}.") from error
 
@@ -203,7 +223,7 @@ def _checked_manifest(files: Mapping[str, bytes], folder: str, step: int) -> _Ma
         found = _Manifest.model_validate(document)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder}: {type(error).__name__}: {error}.") from error
-    if found.step != step or sorted(found.files) != sorted(FILES):
+    if found.step != step or {*found.files} - {AVERAGE} != {*FILES}:
         raise CheckpointError(f"{folder}: manifest.json belongs to another checkpoint.")
     return found
 
@@ -224,6 +244,8 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | Tog
     """
     own = model.state_dict()
     differences = list(_differences(own, checkpoint.model))
+    if checkpoint.average:
+        differences += [f"{AVERAGE}: {text}" for text in _differences(own, checkpoint.average)]
     name_of = {parameter: name for name, parameter in model.named_parameters()}
     names = set(name_of.values())
     slots: dict[str, dict[str, Any]] = {}

@@ -134,6 +134,7 @@ def banner(
             f"{plan.total_steps} steps; micro-batches of {plan.micro_batch_size}"
             + (f" x {plan.accumulation}" if plan.accumulation > 1 else ""),
             "workers": parts.loaders.how,
+            **averaged(parts),
             "folder": request.label,
             **(tracking or {}),
         },
@@ -145,6 +146,13 @@ def banner(
             f"exact=false: {'; '.join(changed)}. Samples, order, augmentation and dropout are the "
             f"same; sums may differ by rounding."
         )
+
+
+def averaged(parts: Parts) -> dict[str, str]:
+    """A line of the banner on the average that evaluations use, if there is one."""
+    if parts.average is None:
+        return {}
+    return {"scores": f"of the weights' average (ema={parts.average.decay:g}); raw/ of their own"}
 
 
 def devices(parts: Trained) -> str:
@@ -193,10 +201,13 @@ def closing(screen: Screen, request: Request) -> None:
         given = read_json(request.folder / "run.json")["hyperparameters"]
         rate = status["step"] * given["batch_size"]["value"] / seconds
         rows["time"] = f"{duration(seconds).strip()}, {rate:,.0f} samples/s, everything included"
+    weights = request.label / f"step-{status['step']:012d}" / "model.safetensors"
+    if (average := weights.with_name("ema.safetensors")).exists():
+        weights = average
     screen.facts(
         f"{request.name}: finished at step {status['step']}",
         rows | {
-            "weights": request.label / f"step-{status['step']:012d}" / "model.safetensors",
+            "weights": weights,
             "next": "the same command shows this again; --fresh trains anew, name=... beside it",
         },
     )  # fmt: skip

@@ -44,7 +44,7 @@ class OwnLoop(Generic[H]):
     groups: Sequence[Mapping[str, Any]]
     data: Data
     plan: Plan
-    monitor = None  # nothing is evaluated
+    monitor = average = None  # nothing is evaluated
 
     def __init__(
         self, request: Request, hparams: H, origins: Origins, source: bytes, held: ExitStack

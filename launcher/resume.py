@@ -4,7 +4,7 @@ What an earlier attempt left in the run folder is read, and refused if this comm
 with the same thing; then the newest whole checkpoint, or the one that was asked for, is taken.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from launcher import checkpoint, describe, settings
@@ -140,10 +140,16 @@ def _at(step: int, request: Request, account: Record, screen: Screen) -> Checkpo
 def restored(parts: Trained, found: Checkpoint | None, step: int) -> State:
     """The state at a step, with weights and optimizer loaded. The main process has `found` the
     checkpoint, and the others get its bytes: they need not see its disk."""
-    names = (*checkpoint.FILES, "manifest.json", "COMMIT")
-    files = {name: parts.world.share(found.files[name] if found else b"") for name in names}
+
+    def share(names: Iterable[str]) -> dict[str, bytes]:
+        return {name: parts.world.share(found.files[name] if found else b"") for name in names}
+
+    files = share(("manifest.json", "COMMIT"))
+    files |= share(checkpoint.named(files, step))
     found = found or checkpoint.parse(files, step)
     checkpoint.restore(found, parts.model, parts.optimizer)
+    if parts.average is not None:
+        parts.average.restore(found.average)
     for group, changes in zip(parts.optimizer.param_groups, found.state["groups"], strict=False):
         group.update(changes)
     return State(**found.state)

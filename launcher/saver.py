@@ -67,7 +67,8 @@ class Saver:
         if self.record is None:
             return
         parts = self._parts
-        snapshot = self._host.take(state.step, parts.model, parts.optimizer, vars(state))
+        average = parts.average.tensors if parts.average else None
+        snapshot = self._host.take(state.step, parts.model, parts.optimizer, vars(state), average)
         best = [] if state.best is None else [state.best["step"]]
         self._error = None
         self._thread = threading.Thread(

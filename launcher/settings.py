@@ -47,6 +47,9 @@ class Hparams:
     """Longest gradient, as a Euclidean norm over all parameters; none: not clipped."""
     sync_batchnorm: bool = False
     """Batch norm over all processes' micro-batches instead of each alone; needs GPUs."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Evaluate an exponential average of the weights, with this decay (0.999), in their place, and
+    save it beside them; none: the weights themselves."""
     find_unused_parameters: bool = False
     """Let a pass leave out parameters, as a network does that decides in `forward` what it is made
     of: several processes (DDP) then look for them in each pass, and refuse them otherwise."""

@@ -32,12 +32,14 @@ class Snapshot:
     optimizer: Mapping[str, Tensor]
     state: bytes
     """state.json"""
+    average: Mapping[str, Tensor]
+    """What evaluation uses in place of the weights; empty where it uses them."""
     parameters: frozenset[str]
     """Names in `model` of what is trained, or could be."""
 
     @property
     def nbytes(self) -> int:
-        tensors = [*self.model.values(), *self.optimizer.values()]
+        tensors = [*self.model.values(), *self.optimizer.values(), *self.average.values()]
         return sum(tensor.nbytes for tensor in tensors) + len(self.state)
 
     def is_finite(self) -> bool:
@@ -54,7 +56,7 @@ class Host:
 
     def take(
         self, step: int, model: nn.Module, optimizer: Optimizer | Together,
-        state: Mapping[str, Any],
+        state: Mapping[str, Any], average: Mapping[str, Tensor] | None = None,
     ) -> Snapshot:  # fmt: skip
         """Copy everything; waits for the device. Raises CheckpointError for optimizer state that
         is neither tensor nor number."""
@@ -67,6 +69,7 @@ class Host:
             kind=kind_of(optimizer),
             optimizer=self._copied("optimizer/", tensors),
             state=json_bytes(document),
+            average=self._copied("average/", average or {}),
             parameters=frozenset(name for name, _ in model.named_parameters()) & weights.keys(),
         )
         if any(tensor.is_cuda for tensor in weights.values()):

@@ -3,9 +3,12 @@
 import time
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from launcher import rng
 from launcher.build import Parts
 from launcher.data import feed
+from launcher.ema import in_use
 from launcher.errors import Preempted
 from launcher.evaluate import averages, scores
 from launcher.guard import Guard, finite_factor, gradient_norm
@@ -85,6 +88,8 @@ def train(
         guard.before_update(step, norm)
         stepper.step()
         guard.after_update(step, skipped=world.skipped())
+        if parts.average is not None:
+            parts.average.update(step)
         for parameter in parameters:
             parameter.grad = None
         state.step = step + 1
@@ -135,8 +140,21 @@ def set_rates(parts: Parts, factor: float) -> None:
 def evaluate(
     parts: Parts, verdicts: Verdicts | None = None, step: int = 0
 ) -> dict[str, float | None]:
-    """The exact scores of the model as it is, on the test split, equal on every process; noted in
-    `verdicts`, as those after `step` steps."""
+    """The exact scores on the test split, equal on every process; noted in `verdicts`, as those
+    after `step` steps. With `ema` they are those of the averaged weights, and those of the model as
+    it is are `raw/<metric>`."""
+    with in_use(parts.model, parts.average):
+        line = averages(_scored(parts, verdicts), parts.data)
+    if parts.average is not None:
+        own = averages(_scored(parts, None), parts.data)
+        line |= {f"raw/{name[5:]}": own[name] for name in own if name.count("/") == 1}
+    if verdicts is not None:
+        verdicts.scores, verdicts.step = line, step
+    return line
+
+
+def _scored(parts: Parts, verdicts: Verdicts | None) -> dict[str, Tensor]:
+    """Every metric of every test sample, of the model as it is."""
     world = parts.world
 
     def before(seeds: list[int]) -> None:
@@ -144,15 +162,11 @@ def evaluate(
         world.seed(seeds)
 
     with world.inference():
-        found = scores(
+        return scores(
             parts.model, parts.recipe.metrics, parts.data, world.device, seed=parts.hparams.seed,
             process=world.process, processes=world.processes, total=world.total,
             before=before, gather=parts.loaders.test, verdicts=verdicts,
         )  # fmt: skip
-    line = averages(found, parts.data)
-    if verdicts is not None:
-        verdicts.scores, verdicts.step = line, step
-    return line
 
 
 def _note(

@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from launcher.data import Data
+from launcher.ema import Average
 from launcher.monitor import Monitor
 from launcher.plan import Plan
 from launcher.settings import Hparams, RunSettings
@@ -34,6 +35,10 @@ class Trained(Protocol):
     @property
     def monitor(self) -> Monitor | None:
         """Which metric decides what is best, where one does."""
+
+    @property
+    def average(self) -> Average | None:
+        """Of the weights, where evaluations use it."""
 
     @property
     def groups(self) -> Sequence[Mapping[str, Any]]:

@@ -38,7 +38,7 @@ FLOORS: list[set[str]] = [
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits"}
     | {"sources.mnist", "sources.synthetic", "sources.decoded", "sources.photo", "sources.listing"}
     | {"sources.files", "sources.folder", "sources.table", "sources.tensors", "sources.dataset"},
-    {"recipe", "checkpoint", "slots", "snapshot", "tensorfile", "state", "record", "screen"}
+    {"recipe", "ema", "checkpoint", "slots", "snapshot", "tensorfile", "state", "record", "screen"}
     | {"progress", "monitor", "together", "live"},
     {
         "stop",
