@@ -13,7 +13,8 @@ from torch import Tensor
 
 from launcher.errors import DataError
 from launcher.rng import DECODE, Int64s, torch_seed
-from launcher.sources.decoded import Decoded, decode
+from launcher.sources import decoded
+from launcher.sources.decoded import Decoded, decode, stacked
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -157,3 +158,26 @@ def test_too_little_memory_is_no_fault_of_the_sample() -> None:
 def test_a_number_that_is_not_there_is_an_error(number: int) -> None:
     with pytest.raises(IndexError, match=f"no sample {number} among 20"):
         draws(number)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("in_worker", [False, True])
+def test_samples_are_stacked_as_torch_stacks_them_and_once(
+    dtype: torch.dtype, in_worker: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a worker straight into shared memory. Decoders write images with the channels last."""
+    monkeypatch.setattr(decoded, "get_worker_info", lambda: in_worker or None)
+    pixels = torch.arange(5 * 4 * 6 * 3).reshape(5, 4, 6, 3).to(dtype).permute(0, 3, 1, 2)
+    for parts in ([*pixels], [*pixels.contiguous()], [*pixels[:, 0, 0, 0]], [pixels[0, :, :0]]):
+        found = stacked(parts)
+        assert torch.equal(found, torch.stack(parts))
+        assert (found.dtype, found.is_contiguous()) == (dtype, True)
+        shared: bool = found.is_shared()  # type: ignore[no-untyped-call]
+        assert shared is in_worker
+
+
+def test_samples_that_are_not_alike_are_torchs_affair() -> None:
+    bytes_, floats = torch.ones(2, 3, dtype=torch.uint8), torch.ones(2, 3)
+    assert stacked([bytes_, floats]).dtype == torch.float32
+    with pytest.raises(RuntimeError, match="equal size"):
+        stacked([bytes_, bytes_[:1]])

@@ -16,10 +16,11 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from launcher.data import Batch
 from launcher.errors import DataError, LauncherError, listed
-from launcher.rng import DECODE, Int64s, torch_seed
+from launcher.rng import DECODE, TORCH, Int64s, bits
 
 _BLOCK: Final = 256
 
@@ -55,7 +56,7 @@ class Decoded(ABC):
     def collate(self, samples: Sequence[Any]) -> Batch:
         """One batch of samples. Here: each tensor stacked, labels as int64."""
         names = samples[0].keys()
-        batch = {name: torch.stack([sample[name] for sample in samples]) for name in names}
+        batch = {name: stacked([sample[name] for sample in samples]) for name in names}
         return {key: value.long() if key == "label" else value for key, value in batch.items()}
 
     def labels(self) -> Tensor:
@@ -85,11 +86,12 @@ def decode(source: Decoded, index: Int64s, seed: int, *words: int) -> Batch:
     as they were. Raises DataError for a sample that cannot be made, with its number and its file,
     and IndexError for a number that there is not.
     """
-    for number in index:
-        if not 0 <= number < len(source):
-            raise IndexError(f"there is no sample {number} among {len(source)}")
+    if (wrong := index[(index < 0) | (index >= len(source))]).size:
+        raise IndexError(f"there is no sample {wrong[0]} among {len(source)}")
     with generators_kept():
-        samples = [_made(source, int(number), seed, *words) for number in index]
+        drawn = bits(seed, TORCH, DECODE, *words, index) >> np.uint64(1)
+        made = zip(index.tolist(), drawn.tolist(), strict=True)
+        samples = [_made(source, number, own) for number, own in made]
         try:
             return source.collate(samples)
         except DataError as error:
@@ -99,8 +101,29 @@ def decode(source: Decoded, index: Int64s, seed: int, *words: int) -> Batch:
             ) from error
 
 
-def _made(source: Decoded, number: int, seed: int, *words: int) -> Any:
-    drawn = torch_seed(seed, DECODE, *words, number)
+def stacked(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors as one, with the sample as its first dimension, as `torch.stack` makes it.
+
+    In a loader process it lies in memory that the training process sees: nothing is copied again.
+    """
+    shape, dtype = parts[0].shape, parts[0].dtype
+    if any(part.shape != shape or part.dtype != dtype for part in parts):
+        return torch.stack([*parts])  # of one type in the end, or an error
+    room = torch.empty(0, dtype=dtype)
+    if get_worker_info() is not None:
+        size = len(parts) * shape.numel() * dtype.itemsize
+        shared = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
+        room = torch.empty(0, dtype=dtype).set_(shared)
+    room.resize_(len(parts), *shape)
+    if dtype != torch.uint8:
+        return torch.stack([*parts], out=room)
+    pixels = room.numpy()
+    for place, part in enumerate(parts):  # in half of torch's time, where channels come last
+        pixels[place] = part.numpy()
+    return room
+
+
+def _made(source: Decoded, number: int, drawn: int) -> Any:
     torch.default_generator.manual_seed(drawn)
     random.seed(drawn)
     np.random.seed([drawn & 0xFFFFFFFF, drawn >> 32])

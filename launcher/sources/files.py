@@ -30,6 +30,7 @@ class Files(Decoded):
         self.names = names
         self.classes: tuple[str, ...] = tuple(classes)
         self._label = label
+        self._labels = torch.from_numpy(label)
         self._reader = reader
         self._origin = origin
 
@@ -46,7 +47,7 @@ class Files(Decoded):
                 f"its image has the shape {tuple(image.shape)} and that of sample 0 has "
                 f"{self.shape}: the transform must give all images one shape"
             )
-        return {"image": image, "label": torch.tensor(int(self._label[number]))}
+        return {"image": image, "label": self._labels[number]}
 
     def where(self, number: int) -> str:
         """The file's path, and the line that named it."""
@@ -55,7 +56,7 @@ class Files(Decoded):
 
     def labels(self) -> Tensor:
         """All labels, without reading an image: int64, (N,)."""
-        return torch.from_numpy(self._label.copy())
+        return self._labels.clone()
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

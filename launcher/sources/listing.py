@@ -1,6 +1,7 @@
 """Which files lie in folders of classes: quickly, and small in memory, for millions of them."""
 
 import os
+import sys
 from array import array
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from launcher.rng import Int64s
 NOT_STRAY = frozenset({"thumbs.db", "desktop.ini"})
 """What file browsers leave behind, beside hidden files."""
 _NAMED = 10
+_ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 class Names:
@@ -35,7 +37,8 @@ class Names:
     def __getitem__(self, number: int) -> str:
         if not 0 <= number < len(self):
             raise IndexError(number)
-        return os.fsdecode(bytes(self._block[self._ends[number] : self._ends[number + 1]]))
+        text = self._block[self._ends[number] : self._ends[number + 1]]
+        return text.decode(*_ENCODING)
 
     def __iter__(self) -> Iterator[str]:
         return (self[number] for number in range(len(self)))

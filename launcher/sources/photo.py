@@ -52,8 +52,10 @@ class Reader:
         """
         from PIL import Image
 
+        mode = "RGB" if self.channels == 3 else "L"
         with open(path, "rb") as file, Image.open(file) as opened:
-            photo = opened.convert("RGB" if self.channels == 3 else "L")
+            opened.load()
+            photo = opened if opened.mode == mode else opened.convert(mode)  # it copies in any case
         if self.size is not None:
             return _pixels(_cut(photo, self.size))
         assert self.transform is not None
