@@ -26,6 +26,7 @@ OWN: Mapping[str, str] = {  # verbs that read their own arguments, each in a fil
     "data": "data_verb",
     "runs": "runs_verb",
     "compare": "compare_verb",
+    "report": "report_verb",
     "completion": "completion_verb",
 }
 VERBS = ("train", "show", *OWN)
@@ -39,6 +40,7 @@ SWITCHES = (
     "--json",
     "--help",
     "--sort",
+    "--output",
     "--state",
 )
 

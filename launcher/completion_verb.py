@@ -66,6 +66,7 @@ SWITCHES = {
     "data": ("--check", "--json", "--help"),
     "runs": ("--sort", "--state", "--json", "--help"),
     "compare": ("--json", "--help"),
+    "report": ("--output", "--help"),
     "completion": ("--help",),
 }
 """Of each verb."""
@@ -74,7 +75,7 @@ _VALUES = {
     "--state": STATES,
     "--resume": ("auto", "must", "never"),
 }
-_OF_RUNS = ("compare",)
+_OF_RUNS = ("compare", "report")
 """Verbs whose words are runs."""
 
 

@@ -43,7 +43,8 @@ def run(
         here |= {"evaluate_every": parts.settings.evaluate_every, "monitor": parts.monitor.name}
     begun = {"from_step": step, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
              "host": socket.gethostname()}  # fmt: skip
-    attempts = [*before.get("attempts", []), begun | here] if step else [begun | here]
+    earlier = _with_end(before.get("attempts", []), request) if step else []
+    attempts = [*earlier, begun | here]
     return {
         "name": request.name,
         "recipe": str(request.path),
@@ -70,6 +71,14 @@ def run(
     }  # fmt: skip
 
 
+def _with_end(attempts: Sequence[dict[str, Any]], request: Request) -> list[dict[str, Any]]:
+    """Earlier attempts, the last one with how it ended: a killed one could not say so itself, and
+    left `running`."""
+    status = read_json(request.folder / "status.json")
+    ended = {key: status.get(key) for key in ("state", "code", "reason", "step")}
+    return [*attempts[:-1], attempts[-1] | {"ended": ended}] if attempts else []
+
+
 def data(parts: Trained) -> dict[str, str]:
     """The fingerprints of both splits."""
     return {
@@ -92,7 +101,7 @@ def same_everywhere(parts: Parts) -> dict[str, Any]:
 
 def changes(attempts: Sequence[Mapping[str, Any]]) -> list[str]:
     """What is not as it was in the first attempt: the reasons why bits may differ."""
-    where = ("from_step", "at", "host")
+    where = ("from_step", "at", "host", "ended")
     found: dict[str, None] = {}  # in order, each once
     for other in attempts[1:]:
         for key, value in attempts[0].items():
@@ -208,6 +217,7 @@ def closing(screen: Screen, request: Request) -> None:
         f"{request.name}: finished at step {status['step']}",
         rows | {
             "weights": weights,
+            **({"report": page} if (page := request.label / "report.html").exists() else {}),
             "next": "the same command shows this again; --fresh trains anew, name=... beside it",
         },
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a run leaves beside its weights when it ends, however it ends: outcome.json.
+"""What a run leaves beside its weights when it ends, however it ends: outcome.json, report.html.
 
 Nothing here may cost the run: the weights are durable by then, and what cannot be written is said
 in a line.
@@ -7,7 +7,7 @@ in a line.
 from collections.abc import Callable
 from types import TracebackType
 
-from launcher import judge, outcome
+from launcher import judge, outcome, report
 from launcher.build import Parts
 from launcher.errors import CheckpointError
 from launcher.request import Request
@@ -41,6 +41,11 @@ def write_outcome(request: Request, parts: Parts, verdicts: Verdicts, screen: Sc
     _guarded(write, outcome.NAME, request, screen)
 
 
+def write_report(request: Request, screen: Screen) -> None:
+    """report.html, from what lies in the run folder by now."""
+    _guarded(lambda: report.write(request.folder), report.NAME, request, screen)
+
+
 def of_a_failure(
     request: Request, parts: Parts, verdicts: Verdicts, screen: Screen
 ) -> Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], bool]:
@@ -52,6 +57,7 @@ def of_a_failure(
     ) -> bool:
         if error is not None and not isinstance(error, KeyboardInterrupt):
             write_outcome(request, parts, verdicts, screen)
+            write_report(request, screen)
         return False
 
     return leave

@@ -14,7 +14,7 @@ USAGE = """\
 Usage: launcher [train] RECIPE.py [--config FILE]... [key=value]...
        launcher show RECIPE.py [--config FILE]... [key=value]... [--json]
        launcher data [fetch NAME...] [data_dir=PATH] [mirror=URL]
-       launcher runs | compare | completion ...
+       launcher runs | compare | report | completion ...
        accelerate launch -m launcher RECIPE.py ...      on several GPUs or machines
        torchrun --nproc_per_node 2 -m launcher RECIPE.py ...
 
@@ -24,6 +24,7 @@ Usage: launcher [train] RECIPE.py [--config FILE]... [key=value]...
 
   runs        the runs that lie here: state, step, best score, what to do next
   compare     settings that differ between runs, and their metrics side by side
+  report      report.html of a run, or of several side by side
   completion  completion of all this in bash, zsh and fish
 
 launcher VERB --help says more of each.

@@ -139,6 +139,7 @@ def attempt(
         took = seconds + time.monotonic() - began
         account.finished(state.step, {"scores": state.scores, **best}, took, early)
         tracker.finished = True
+        ending.write_report(request, screen)
         describe.closing(screen, request)
 
 

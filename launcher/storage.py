@@ -149,6 +149,20 @@ def read(path: Path, most: int = 1 << 40) -> bytes:
         return b"".join(chunks)
 
 
+def lines(path: Path, longest: int = 1 << 24) -> Iterator[bytes]:
+    """A regular file's whole lines, one by one, however long the file is. What a crash left behind
+    the last newline is no line. Raises StorageError, for a line of over `longest` bytes too."""
+    with explained("read", path), _opened(path, os.O_RDONLY | os.O_NONBLOCK) as file:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        rest = b""
+        while chunk := disk.read(file, 1 << 20):
+            *whole, rest = (rest + chunk).split(b"\n")
+            yield from whole
+            if len(rest) > longest:
+                raise OSError(errno.EFBIG, f"it has a line of over {longest} bytes")
+
+
 def rename(old: Path, new: Path) -> None:
     """Give a file or a folder another name beside the old one, durably."""
     with explained("rename", old):

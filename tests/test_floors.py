@@ -57,7 +57,10 @@ FLOORS: list[set[str]] = [
     | {"verdicts"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""}
     | {"data_verb", "runs_verb", "compare_verb", "completion_verb", "own_loop", "own_steps"}
-    | {"judge", "ending"},
+    | {"judge", "ending", "report_verb"}
+    | {"report", "report.comparison", "report.lineage", "report.page", "report.run_page"}
+    | {"report.curves", "report.palette", "report.plot", "report.reading", "report.samples"}
+    | {"report.words", "report.matrix"},
 ]
 
 # A file may also import these from its own floor, and no others.
@@ -129,7 +132,19 @@ BESIDE: dict[str, set[str]] = {
     "train": {"build", "passes", "guard", "meter", "evaluate", "saver", "stop", "strategy"}
     | {"verdicts"},
     "resume": {"describe"},
-    "ending": {"judge"},
+    "ending": {"judge", "report"},
+    "report": {"report.comparison", "report.reading", "report.run_page"},
+    "report.comparison": {"report.curves", "report.lineage", "report.page", "report.palette"}
+    | {"report.plot", "report.reading", "report.words"},
+    "report.lineage": {"report.reading", "report.words"},
+    "report.matrix": {"report.palette", "report.words"},
+    "report.page": {"report.palette", "report.words"},
+    "report.plot": {"report.curves", "report.words"},
+    "report.reading": {"report.curves"},
+    "report.run_page": {"report.curves", "report.lineage", "report.matrix", "report.page"}
+    | {"report.plot", "report.reading", "report.samples", "report.words"},
+    "report.samples": {"report.words"},
+    "report_verb": {"report", "report.page"},
     "run": {"describe", "ending", "explain", "resume"},
     "own_loop": {"cli", "describe", "explain", "help", "own_steps", "resume"},
     "own_steps": {"describe", "resume", "run"},
