@@ -37,6 +37,7 @@ SWITCHES = (
     "--fresh",
     "--allow-change",
     "--dry-run",
+    "--profile",
     "--json",
     "--help",
     "--sort",
@@ -114,12 +115,15 @@ def parse(given: Sequence[str]) -> tuple[Request, bool]:
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--allow-change", action="append", default=[])
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--profile", type=_count)
     parser.add_argument("--json", action="store_true")
     found = parser.parse_intermixed_args(given)
     if found.fresh and found.resume != "auto":
         raise SettingsError(
             f"--fresh begins anew and --resume {found.resume} continues: give one of them."
         )
+    if found.profile and found.dry_run:
+        raise SettingsError("--profile looks at steps, and --dry-run has one: give one of them.")
     if not found.words:
         raise SettingsError("no recipe is given: launcher RECIPE.py [key=value]...")
     started = launch.read()
@@ -141,6 +145,7 @@ def parse(given: Sequence[str]) -> tuple[Request, bool]:
         fresh=found.fresh,
         allow_change=found.allow_change,
         dry_run=found.dry_run,
+        profile=found.profile,
     ), found.json
 
 
@@ -155,6 +160,12 @@ def _resume(word: str) -> Resume:
         f"--resume {shown}: give auto, must, never or the step of a checkpoint."
         f"{did_you_mean(word, ('auto', 'must', 'never'))}"
     )
+
+
+def _count(word: str) -> int:
+    if word.isascii() and word.isdecimal() and int(word[:9]) > 0 and len(word) < 9:
+        return int(word)
+    raise SettingsError(f"--profile {word[:80]}: give the number of steps to look at, from 1.")
 
 
 def _resolved(folder: Path) -> Path:

@@ -59,7 +59,7 @@ end
 complete -c launcher -a '(__launcher_words)'
 """,
 }
-_TRAIN = ("--config", "--dry-run", "--resume", "--fresh", "--allow-change", "--help")
+_TRAIN = ("--config", "--dry-run", "--profile", "--resume", "--fresh", "--allow-change", "--help")
 SWITCHES = {
     "train": _TRAIN,
     "show": ("--config", "--json", "--help"),

@@ -35,6 +35,7 @@ Switches:
   --resume auto         continue if there is something to continue (the default)
   --resume must         refuse if there is nothing to continue
   --resume never        refuse if there is something
+  --profile N           N steps under torch's profiler: a table, and a trace in the run's folder
   --fresh               move an earlier run into an archive folder and start again
   --allow-change KEY    continue although this hyperparameter (or recipe, data) changed
   --json                for programs (show)

@@ -91,6 +91,8 @@ def _refuse_what_has_no_effect(request: Request, hparams: Hparams) -> None:
             f"{request.path.name} has a loop of its own, which is one process; "
             f"{request.launch.processes} were started. Start it with python."
         )
+    if request.profile:
+        problems.append("--profile has no effect on a loop of its own: leave it out.")
     if request.dry_run:
         problems.append("--dry-run has no effect on a loop of its own: leave it out.")
     problems += [

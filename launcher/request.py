@@ -31,6 +31,8 @@ class Request:
     fresh: bool = False
     allow_change: Sequence[str] = ()
     dry_run: bool = False
+    profile: int | None = None
+    """Steps to look at under torch's profiler."""
 
     @property
     def label(self) -> Path:

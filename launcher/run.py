@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher import describe, ending, resume, settings, storage
 from launcher.agree import refuse_differences
@@ -24,9 +24,13 @@ from launcher.screen import Screen, overall
 from launcher.settings import Hparams, Origins
 from launcher.state import State
 from launcher.stop import Stop, die_with_parent
+from launcher.strategy import World
 from launcher.track import Tracker
 from launcher.train import stopped_early, train
 from launcher.verdicts import Verdicts
+
+if TYPE_CHECKING:  # it is imported with --profile only
+    from launcher.profiling import Profile
 
 
 def prepare(request: Request) -> tuple[Loaded, Hparams, Origins]:
@@ -127,9 +131,14 @@ def attempt(
     verdicts = Verdicts(len(parts.data.classes))
     if account is not None:
         held.push(ending.of_a_failure(request, parts, verdicts, screen))
+    profile = _profile(request, world, screen)
+    if profile is not None:
+        held.callback(profile.close)
     began = time.monotonic()
     with Saver(parts, account, screen) as saver:
-        train(parts, state, saver, screen, stop, seconds, verdicts)
+        train(parts, state, saver, screen, stop, seconds, verdicts, profile)
+    if profile is not None:
+        profile.close()
     ending.have_verdicts(request, parts, verdicts, state.step)
     screen.stop()
     if account is not None:
@@ -141,6 +150,16 @@ def attempt(
         tracker.finished = True
         ending.write_report(request, screen)
         describe.closing(screen, request)
+
+
+def _profile(request: Request, world: World, screen: Screen) -> "Profile | None":
+    """What looks at some steps, if that is asked for: each process writes a trace of its own."""
+    if request.profile is None:
+        return None
+    from launcher.profiling import Profile
+
+    name = f"profile-{world.process}.json" if world.process else "profile.json"
+    return Profile(request.profile, request.folder / name, screen)
 
 
 def farewell(request: Request) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -22,6 +23,9 @@ from launcher.settings import RunSettings
 from launcher.state import State
 from launcher.stop import Asked, Stop
 from launcher.verdicts import Verdicts
+
+if TYPE_CHECKING:  # it is imported with --profile only
+    from launcher.profiling import Profile
 
 
 def due(step: int, every: int, total_steps: int) -> bool:
@@ -49,12 +53,12 @@ def stopped_early(parts: Parts, state: State) -> str:
 
 def train(
     parts: Parts, state: State, saver: Saver, screen: Screen, stop: Stop, seconds: float = 0.0,
-    verdicts: Verdicts | None = None,
+    verdicts: Verdicts | None = None, profile: "Profile | None" = None,
 ) -> State:  # fmt: skip
     """Train from `state.step` to the end of the plan.
 
     Model and optimizer already hold what was restored; `seconds` is the time of earlier attempts;
-    `verdicts` gets those of each evaluation.
+    `verdicts` gets those of each evaluation, `profile` looks at some of the steps.
     Raises NonFiniteError for a loss or gradient that is no number, StorageError for checkpoints
     that cannot be written, Preempted when all have stopped.
     """
@@ -70,17 +74,23 @@ def train(
     guard = Guard(world, plan, optimizer)
     meter = Meter(world.device, seconds, world.process, world.processes, world.total)
     meter.restore(state.loss_sums, state.loss_count)
+    data = parts.data if profile is None else profile.data(parts.data)
     micro_batches = meter.waiting(feed(
-        parts.data, plan, world.device, start=state.step, process=world.process,
+        data, plan, world.device, start=state.step, process=world.process,
         before=lambda ticket: world.seed(seeds(plan, ticket, rng.AUGMENT)),
         gather=parts.loaders.train,
     ))  # fmt: skip
+    if profile is not None:
+        left = plan.total_steps - state.step
+        micro_batches = profile.watch(micro_batches, passes, guard, stepper, left)
     saved = time.monotonic()
 
     for step in range(state.step, plan.total_steps):
         if stopped_early(parts, state):
             break
         world.watch.begin_step(step)
+        if profile is not None:
+            profile.begin_step()
         set_rates(parts, finite_factor(recipe.schedule(hparams, plan.progress(step)), step))
         for loss in passes.run(micro_batches):
             meter.add(loss)

@@ -53,7 +53,7 @@ FLOORS: list[set[str]] = [
         "build",
         "saver",
     }
-    | {"loader", "loaders", "train", "trained", "tuned", "passes"}
+    | {"loader", "loaders", "train", "trained", "tuned", "passes", "profiling"}
     | {"verdicts"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""}
     | {"data_verb", "runs_verb", "compare_verb", "completion_verb", "own_loop", "own_steps"}
@@ -129,8 +129,9 @@ BESIDE: dict[str, set[str]] = {
     "saver": {"guard", "trained"},
     "trained": {"strategy"},
     "passes": {"build"},
-    "train": {"build", "passes", "guard", "meter", "evaluate", "saver", "stop", "strategy"}
-    | {"verdicts"},
+    "profiling": {"guard", "passes"},
+    "train": {"build", "passes", "profiling", "guard", "meter", "evaluate", "saver", "stop"}
+    | {"strategy", "verdicts"},
     "resume": {"describe"},
     "ending": {"judge", "report"},
     "report": {"report.comparison", "report.reading", "report.run_page"},
