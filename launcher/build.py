@@ -20,7 +20,7 @@ from launcher.evaluate import checked
 from launcher.loaders import Loaders
 from launcher.modes import evaluating
 from launcher.monitor import Monitor, chosen
-from launcher.plan import Plan
+from launcher.plan import Plan, Sizes
 from launcher.recipe import Loaded, Recipe
 from launcher.rng import SampleRng
 from launcher.settings import Hparams, RunSettings
@@ -71,13 +71,14 @@ class Parts:
 
 def build(
     loaded: Loaded, hparams: Hparams, settings: RunSettings, world: World,
-    micro_batch_size: int | None = None,
+    micro_batch_size: int | None = None, sizes: Sizes | None = None,
 ) -> Parts:  # fmt: skip
     """Data, model, optimizer and plan, and one small batch through them in evaluation mode.
 
     The same hyperparameters give the same first weights in every process and on every device.
     `micro_batch_size` is what an earlier attempt at this run took where the hyperparameters leave
-    it open; it is kept where it fits. Raises RecipeError, DataError and SettingsError for what
+    it open; it is kept where it fits. `sizes` are those of the plan, where they
+    are not those of the hyperparameters. Raises RecipeError, DataError and SettingsError for what
     would fail later.
     """
     sources.data_dir.set(Path(settings.data_dir))
@@ -87,7 +88,7 @@ def build(
     data: Data = recipes.call(loaded, "data", Data, hparams)
     _check_sources(loaded, data)
     samples = len(data.train.source)
-    plan = Plan.of(hparams, samples, world.processes, world.devices)
+    plan = Plan.of(sizes or hparams, samples, world.processes, world.devices)
     if hparams.micro_batch_size is None and micro_batch_size is not None:
         parts = micro_batch_size * world.processes * world.devices
         if hparams.batch_size % parts == 0:

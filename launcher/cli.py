@@ -24,6 +24,8 @@ from launcher.screen import refuse, text
 
 OWN: Mapping[str, str] = {  # verbs that read their own arguments, each in a file of its own
     "data": "data_verb",
+    "evaluate": "evaluate_verb",
+    "predict": "predict_verb",
     "runs": "runs_verb",
     "compare": "compare_verb",
     "report": "report_verb",
@@ -43,6 +45,7 @@ SWITCHES = (
     "--sort",
     "--output",
     "--state",
+    "--top",
 )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import overview, screen
+from launcher.documents import read_json
 from launcher.errors import CheckpointError, SettingsError
 from launcher.find import run_folder
 from launcher.layers import scalar
@@ -88,7 +89,7 @@ def compared(folder: Path) -> Compared:
 
 
 def _compared(folder: Path, summary: Summary) -> Compared:
-    run = overview.document(folder / "run.json")
+    run = read_json(folder / "run.json")
     last = (run.get("attempts") or [{}])[-1]
     settings = {
         **{key: entry["value"] for key, entry in run.get("hyperparameters", {}).items()},
@@ -109,7 +110,7 @@ def _compared(folder: Path, summary: Summary) -> Compared:
 
 def _metrics(folder: Path, summary: Summary) -> dict[str, float | None]:
     records = folder / "metrics.jsonl"
-    result = overview.document(folder / "status.json").get("result")
+    result = read_json(folder / "status.json").get("result")
     tested = result["scores"] if result else overview.last_record(records, summary.monitor)
     metrics = {key: value for key, value in tested.items() if key.startswith("test/")}
     if summary.best is not None:

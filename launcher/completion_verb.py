@@ -67,6 +67,8 @@ SWITCHES = {
     "runs": ("--sort", "--state", "--json", "--help"),
     "compare": ("--json", "--help"),
     "report": ("--output", "--help"),
+    "predict": ("--top", "--json", "--help"),
+    "evaluate": ("--config", "--allow-change", "--json", "--help"),
     "completion": ("--help",),
 }
 """Of each verb."""
@@ -75,8 +77,9 @@ _VALUES = {
     "--state": STATES,
     "--resume": ("auto", "must", "never"),
 }
-_OF_RUNS = ("compare", "report")
+_OF_RUNS = ("compare", "evaluate", "predict", "report")
 """Verbs whose words are runs."""
+_STEP = ("step=best", "step=last", "data_dir=", "threads=")
 
 
 def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
@@ -122,8 +125,12 @@ def _possible(verb: str, before: list[str], previous: str, typed: str) -> Iterab
     if verb == "runs":
         return _files(typed, "/")
     recipe = next((Path(word) for word in before if word.endswith(".py")), None)
-    if verb in _OF_RUNS:
+    if verb == "predict" and len(before) > 1:
+        return [*_STEP, *_files(typed, "")]
+    if verb in _OF_RUNS and (verb in ("compare", "report") or len(before) == 1):
         return [*find.run_names(), *_files(typed, ".py")]
+    if verb == "evaluate" and recipe is None:
+        return _STEP
     return _files(typed, ".py") if recipe is None else _settings(recipe)
 
 

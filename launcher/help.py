@@ -14,7 +14,7 @@ USAGE = """\
 Usage: launcher [train] RECIPE.py [--config FILE]... [key=value]...
        launcher show RECIPE.py [--config FILE]... [key=value]... [--json]
        launcher data [fetch NAME...] [data_dir=PATH] [mirror=URL]
-       launcher runs | compare | report | completion ...
+       launcher evaluate | predict | runs | compare | report | completion ...
        accelerate launch -m launcher RECIPE.py ...      on several GPUs or machines
        torchrun --nproc_per_node 2 -m launcher RECIPE.py ...
 
@@ -22,6 +22,8 @@ Usage: launcher [train] RECIPE.py [--config FILE]... [key=value]...
   show    every setting with its origin, the plan, the layers and the memory; trains nothing
   data    which data sets are here, and fetching those that are not
 
+  evaluate    exact test metrics of a run's weights: overall, by class, as a confusion matrix
+  predict     classes and probabilities for image files and folders
   runs        the runs that lie here: state, step, best score, what to do next
   compare     settings that differ between runs, and their metrics side by side
   report      report.html of a run, or of several side by side

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from launcher import held, storage
+from launcher.documents import read_json
 from launcher.errors import CheckpointError, StorageError
 from launcher.layers import scalar
 
 State = Literal["running", "dead", "preempted", "failed", "finished", "empty", "damaged"]
 STATES: Final[tuple[str, ...]] = get_args(State)
 """`dead`: it says that it runs, and nobody holds its lock. `empty`: nothing was begun there."""
-_MOST_JSON: Final = 1 << 24
 _TAIL: Final = 1 << 16
 _STEP: Final = re.compile(r"step-([0-9]{12})")
 _OURS: Final = {"run.json", "status.json", "metrics.jsonl", "recipe.py", ".lock", "owner.json"}
@@ -79,7 +79,7 @@ def summary(folder: Path) -> Summary:
 
 
 def _summary(folder: Path) -> Summary:
-    run, status = document(folder / "run.json"), document(folder / "status.json")
+    run, status = read_json(folder / "run.json"), read_json(folder / "status.json")
     owner = held.owner(folder / ".lock")
     steps = checkpoints(folder)
     if not run:
@@ -158,7 +158,7 @@ def best_of(folder: Path, status: Mapping[str, Any], steps: list[int]) -> dict[s
         found: dict[str, Any] | None = status["result"].get("best")
         return found
     for step in reversed(steps):
-        state = document(folder / f"step-{step:012d}" / "state.json")
+        state = read_json(folder / f"step-{step:012d}" / "state.json")
         if state:
             return state.get("best")
     return None
@@ -167,22 +167,6 @@ def best_of(folder: Path, status: Mapping[str, Any], steps: list[int]) -> dict[s
 def checkpoints(folder: Path) -> list[int]:
     """The steps of a run's checkpoints, ascending, by name alone."""
     return sorted(int(match[1]) for name in _names(folder) if (match := _STEP.fullmatch(name)))
-
-
-def document(path: Path) -> dict[str, Any]:
-    """A JSON object of a run folder, {} when there is no such file. Raises CheckpointError for what
-    is no JSON object, and StorageError for what cannot be read."""
-    try:
-        found = json.loads(storage.read(path, most=_MOST_JSON))
-    except StorageError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return {}
-        raise
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}.") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no record.")
-    return found
 
 
 def last_record(path: Path, having: str = "step") -> dict[str, Any]:

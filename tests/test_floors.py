@@ -33,7 +33,7 @@ FLOORS: list[set[str]] = [
     | {"request", "outline", "validate"}
     | {"login", "order", "follower", "track", "wandb_file", "wandb_run", "tensorboard_run"},
     {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
-    | {"modes", "uncompiled"}
+    | {"modes", "pictures", "sources.absent", "uncompiled"}
     | {"models", "models.lenet", "models.mlp", "models.resnet"}
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits"}
     | {"sources.mnist", "sources.synthetic", "sources.decoded", "sources.photo", "sources.listing"}
@@ -57,6 +57,7 @@ FLOORS: list[set[str]] = [
     | {"verdicts"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""}
     | {"data_verb", "runs_verb", "compare_verb", "completion_verb", "own_loop", "own_steps"}
+    | {"reopen", "evaluate_verb", "network", "predict_verb"}
     | {"judge", "ending", "report_verb"}
     | {"report", "report.comparison", "report.lineage", "report.page", "report.run_page"}
     | {"report.curves", "report.palette", "report.plot", "report.reading", "report.samples"}
@@ -82,7 +83,7 @@ BESIDE: dict[str, set[str]] = {
     "unpack": {"errors", "storage"},
     "provide": {"catalog", "download", "errors", "storage", "unpack"},
     "inventory": {"catalog", "provide"},
-    "overview": {"errors", "held", "layers", "storage"},
+    "overview": {"documents", "errors", "held", "layers", "storage"},
     "find": {"errors", "layers", "naming", "overview", "settings", "storage"},
     "launch": {"errors"},
     "request": {"launch", "layers", "settings"},
@@ -105,12 +106,16 @@ BESIDE: dict[str, set[str]] = {
     "models": {"models.lenet", "models.mlp", "models.resnet"},
     "sources": {"sources.arrays", "sources.cifar10", "sources.digits", "sources.mnist"}
     | {"sources.synthetic", "sources.folder", "sources.table", "sources.tensors", "data"}
+    | {"sources.absent"}
     | {"sources.dataset"},
+    "pictures": {"data", "sources.absent", "sources.arrays", "sources.dataset", "sources.files"}
+    | {"sources.photo", "sources.tensors"},
+    "sources.absent": {"data", "sources.photo"},
     "sources.dataset": {"data", "sources.decoded"},
     "sources.decoded": {"data"},
     "sources.files": {"data", "sources.decoded", "sources.listing", "sources.photo"},
-    "sources.folder": {"sources.files", "sources.listing", "sources.photo"},
-    "sources.table": {"sources.files", "sources.listing", "sources.photo"},
+    "sources.folder": {"sources.absent", "sources.files", "sources.listing", "sources.photo"},
+    "sources.table": {"sources.absent", "sources.files", "sources.listing", "sources.photo"},
     "sources.tensors": {"data"},
     "sources.arrays": {"data"},
     "sources.cifar10": {"sources.arrays"},
@@ -150,6 +155,10 @@ BESIDE: dict[str, set[str]] = {
     "own_loop": {"cli", "describe", "explain", "help", "own_steps", "resume"},
     "own_steps": {"describe", "resume", "run"},
     "show": {"describe", "run"},
+    "reopen": {"describe", "resume"},
+    "network": {"reopen"},
+    "predict_verb": {"network", "reopen"},
+    "evaluate_verb": {"explain", "judge", "reopen"},
     "cli": {"help", "show", "run"},  # and, by name, the verbs in files of their own
     "__main__": {"cli"},
 }

@@ -23,6 +23,7 @@ from launcher.catalog import NAMES as NAMES
 from launcher.data import Source
 from launcher.download import mirror as mirror
 from launcher.errors import SettingsError, did_you_mean
+from launcher.sources.absent import absent, known
 from launcher.sources.arrays import Arrays as Arrays
 from launcher.sources.cifar10 import cifar10
 from launcher.sources.dataset import from_dataset as from_dataset
@@ -65,9 +66,11 @@ def load(
     Raises SettingsError for an unknown name and DataError for missing or damaged files.
     """
     if name in NAMED:
+        if (stand_in := absent(None)) is not None:
+            return stand_in
         return NAMED[name](split, data_dir.get()).fit(size, channels)
     path = os.path.expanduser(name)
-    if os.path.isdir(path):
+    if os.path.isdir(path) or (known.get() is not None and os.sep in name):
         return parted(path, split, size, channels)
     if os.sep in name:
         what = "is no folder, but a file" if os.path.exists(path) else "is not there"

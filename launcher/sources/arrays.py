@@ -103,6 +103,26 @@ class Arrays:
         return Arrays(image, self.label, self.classes, shaped)
 
 
+def brought_to(image: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """One image of any size, uint8 (C, H, W), as `Arrays.fit` would make it of a data set's: small
+    ones enlarged by whole pixels or padded, others resized. Of what is longer or wider than the
+    shape (channels, height, width) the middle is taken first: a data set's images are not.
+
+    Raises DataError for channels that are neither 1 nor 3.
+    """
+    channels, height, width = shape
+    own_height, own_width = image.shape[-2:]
+    if height == width and max(own_height, own_width) <= height:
+        return _with_channels(_with_size(image[None], height), channels)[0]
+    tall = min(own_height, own_width * height // width)
+    wide = min(own_width, own_height * width // height)
+    top, left = (own_height - tall) // 2, (own_width - wide) // 2
+    image = image[None, :, top : top + max(1, tall), left : left + max(1, wide)]
+    if image.shape[-2:] != (height, width):
+        image = F.interpolate(image, (height, width), mode="bilinear", antialias=True)
+    return _with_channels(image, channels)[0]
+
+
 def _with_size(image: Tensor, size: int | None) -> Tensor:
     height, width = image.shape[-2:]
     if size is None or (height, width) == (size, size):

@@ -31,7 +31,7 @@ class Files(Decoded):
         self.classes: tuple[str, ...] = tuple(classes)
         self._label = label
         self._labels = torch.from_numpy(label)
-        self._reader = reader
+        self.reader = reader
         self._origin = origin
 
     def __len__(self) -> int:
@@ -39,7 +39,7 @@ class Files(Decoded):
 
     def sample(self, number: int) -> Batch:
         """`image` and `label` of one file. Raises what the reader raises, and DataError."""
-        image = self._reader(self._path(number))
+        image = self.reader(self._path(number))
         # The shape is asked for after this sample's draws, as it may take those of sample 0, which
         # alone is made before the shape is known.
         if (number or "shape" in vars(self)) and image.shape != self.shape:
@@ -61,8 +61,8 @@ class Files(Decoded):
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Of one image; where a transform makes it, that of sample 0, which is read once."""
-        if self._reader.shape is not None:
-            return self._reader.shape
+        if self.reader.shape is not None:
+            return self.reader.shape
         return decode(self, np.zeros(1, np.int64), 0)["image"].shape[1:]
 
     @cached_property
@@ -78,7 +78,7 @@ class Files(Decoded):
                     f"sample {number} ({self.where(number)}) cannot be read: {error.strerror}."
                 ) from error
             digest.update(os.fsencode(name) + b"\0%d\0%d\0" % (size, label))
-        shape = "" if self._reader.shape is None else "-" + "x".join(map(str, self._reader.shape))
+        shape = "" if self.reader.shape is None else "-" + "x".join(map(str, self.reader.shape))
         return digest.hexdigest() + shape
 
     def _path(self, number: int) -> str:

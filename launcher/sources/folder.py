@@ -4,12 +4,13 @@ import logging
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import numpy as np
 
 from launcher.errors import DataError, RecipeError
 from launcher.rng import Int64s
+from launcher.sources.absent import absent
 from launcher.sources.files import Files
 from launcher.sources.listing import Listing, Names, entries, printable, scan
 from launcher.sources.photo import ImageTransform, Reader
@@ -53,6 +54,8 @@ def folder(
     if split not in (None, "train", "test"):
         raise RecipeError(f"split={split!r} must be 'train', 'test' or None.")
     reader = Reader(transform, size, channels)
+    if (stand_in := absent(reader)) is not None:
+        return cast(Files, stand_in)
     path = os.path.abspath(os.path.expanduser(root))
     listing = scan(path, extensions)
     if listing.strays.count and split != "test":  # the training half has named them
@@ -96,6 +99,8 @@ def parted(name: str, split: SplitName, size: int | None, channels: int | None) 
     root = Path(os.path.abspath(os.path.expanduser(name)))
     size = USUAL_SIZE if size is None else size
     channels = 3 if channels is None else channels
+    if (stand_in := absent(Reader(None, size, channels))) is not None:
+        return cast(Files, stand_in)
     folders, _ = entries(str(root))
     tests = [test for test in _TEST_FOLDERS if test in folders]
     if "train" not in folders or not (tests or entries(str(root / "train"))[0]):

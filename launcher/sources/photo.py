@@ -68,6 +68,28 @@ class Reader:
         raise DataError(f"its transform must give a PIL image or a tensor; it gave {kind}")
 
 
+def seen(path: str) -> Tensor:
+    """An image file as a person sees it: uint8, (1 or 3, height, width).
+
+    Turned as its EXIF orientation says, transparency over white, 16-bit values scaled to 8 bits, of
+    several frames the first. Raises OSError and what else Pillow raises for a broken file.
+    """
+    from PIL import Image, ImageOps
+
+    with open(path, "rb") as file, Image.open(file) as opened:
+        photo = ImageOps.exif_transpose(opened)
+        if photo.mode.startswith("I"):
+            values = np.array(photo).astype(np.int64)
+            if photo.mode != "I" or values.max() > 255:
+                values = (values.clip(0, 65535) * 255 + 32767) // 65535
+            photo = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+        grey = photo.mode in ("1", "L", "LA")
+        if photo.has_transparency_data:
+            seen = photo.convert("RGBA")
+            photo = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
+        return _pixels(photo.convert("L" if grey else "RGB"))
+
+
 def _cut(photo: Photo, size: int) -> Photo:
     """The middle square of an image whose short side becomes `size`: in numbers and pixels
     `Resize(size)` and `CenterCrop(size)` of torchvision."""

@@ -6,12 +6,13 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from launcher.errors import DataError, RecipeError, did_you_mean, listed
 from launcher.rng import Int64s
+from launcher.sources.absent import absent
 from launcher.sources.files import Files
 from launcher.sources.listing import Names, printable
 from launcher.sources.photo import ImageTransform, Reader
@@ -40,6 +41,8 @@ def csv(
     files that are not there are found out when the fingerprint is asked for.
     """
     reader = Reader(transform, size, channels)
+    if (stand_in := absent(reader)) is not None:
+        return cast(Files, stand_in)
     place = os.path.abspath(os.path.expanduser(table))
     folder = os.path.dirname(place) if root is None else os.path.expanduser(root)
     if classes is not None and len({*classes}) != len(classes):

@@ -1,0 +1,154 @@
+"""`launcher evaluate`: the exact test metrics of a run's weights, overall and by class."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from launcher import judge, launch, layers, outcome, reopen, screen, settings
+from launcher.build import Parts
+from launcher.connect import connect
+from launcher.errors import LauncherError, SettingsError
+from launcher.explain import cause, explained, no_silent_exit
+from launcher.find import run_folder
+from launcher.reopen import Run
+from launcher.state import State
+from launcher.stop import die_with_parent
+
+USAGE = """\
+Usage: launcher evaluate RUN [step=N|best|last] [key=value]... [--json]
+       launcher evaluate RECIPE.py [--config FILE]... [key=value]...
+       accelerate launch -m launcher evaluate RUN ...      on several GPUs or processes
+       torchrun --nproc_per_node 2 -m launcher evaluate RUN ...
+
+The exact metrics on the whole test split, of the checkpoint with the best score: overall, for each
+class, and as a confusion matrix. They are those that the run noted, to the last digit, on any
+number of processes with as many threads. RUN is a name under checkpoints/ or a run's folder; a
+recipe stands for the run that the same words would train. A run that trains is not disturbed.
+
+  step=best             the checkpoint of the best score (the default)
+  step=last             the newest one
+  step=1000             that of one step
+  data_dir=, threads=   and other run settings, over those that the run had
+
+Switches:
+  --allow-change data   evaluate although the test data is not what the run was tested on
+  --json                for programs
+
+Example: launcher evaluate cifar_resnet--quick step=last --json
+"""
+MOST_SHOWN: Final = 20
+"""Classes whose confusion is printed for a person; --json has up to 100."""
+
+
+@no_silent_exit()
+def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """The arguments after `evaluate`. Raises what `reopen` raises, and RecipeError."""
+    if "-h" in given or "--help" in given:
+        return screen.text(USAGE)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--config", action="append", type=Path, default=[])
+    parser.add_argument("--allow-change", action="append", default=[])
+    parser.add_argument("--json", action="store_true")
+    found = parser.parse_intermixed_args(given)
+    if not found.words:
+        raise SettingsError("no run is given: launcher evaluate RUN; launcher runs lists them.")
+    if wrong := [word for word in found.allow_change if word != "data"]:
+        raise SettingsError(f"--allow-change {wrong[0]}: only data can be another here.")
+    folder, rest = folder_of(found.words, found.config)
+    wanted, over = reopen.arguments(rest)
+    started = launch.read()
+    if started.command != "python":
+        die_with_parent()
+    opened = reopen.read(folder, over)
+    cpu = started.cpu or not torch.accelerator.is_available()
+    hparams, said = reopen.for_world(opened, cpu)
+    world = connect(started, hparams, opened.settings)
+    parts: Parts | None = None
+    with ExitStack() as held:
+        held.callback(world.close)
+        try:
+            parts, state = reopen.parts(opened, world, wanted, found.allow_change)
+            held.callback(parts.loaders.close)
+            result = judge.evaluated(parts, state.step)
+        except BaseException as error:
+            reason = cause(world, explained(opened.loaded.path, opened.hparams, parts, error))
+            if reason is error:
+                raise
+            raise reason from error
+        if not world.is_main:
+            return
+        if found.json:
+            screen.text(json.dumps(document(opened, state, result), indent=1))
+        else:
+            tables(opened, state, result, said)
+
+
+def folder_of(words: Sequence[str], configs: Sequence[Path]) -> tuple[Path, list[str]]:
+    """The run's folder, and the words about it: of a recipe, hyperparameters name the run."""
+    first, *rest = words
+    if not first.endswith(".py"):
+        return run_folder(first, configs), rest
+    given = [layers.from_argument(word) for word in rest if not word.startswith("step=")]
+    for_run, _ = settings.split(given)
+    keys = {"step", *(item.key for item in for_run)} - {"name"}
+    return run_folder(first, configs, given), [w for w in rest if w.partition("=")[0] in keys]
+
+
+def document(opened: Run, state: State, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What `evaluate --json` prints."""
+    hidden = ("format", "samples", "mistakes")
+    return {
+        "run": str(opened.folder),
+        **{key: value for key, value in result.items() if key not in hidden},
+        "as_noted": as_noted(opened, state, result["scores"]),
+        "mistakes": [
+            {key: value for key, value in one.items() if key != "picture"}
+            for one in result["mistakes"]
+        ],
+    }
+
+
+def tables(opened: Run, state: State, result: Mapping[str, Any], said: str) -> None:
+    """What `evaluate` prints for a person."""
+    scores, classes, confusion = result["scores"], result["classes"], result["confusion"]
+    rows = screen.overall(scores)
+    screen.table(f"{opened.folder} at step {state.step}", ("metric", "value"), rows.items())
+    lines = []
+    for number, name in enumerate(classes):
+        counts = confusion[number] if confusion else []
+        samples = f"{sum(counts):,}" if confusion else ""
+        key = f"test/accuracy/{name}"
+        if key in scores:
+            lines.append((name, screen.shown(key, scores[key]), samples))
+    if lines:
+        screen.table("Accuracy of each class", ("class", "accuracy", "samples"), lines)
+    if confusion and len(classes) <= MOST_SHOWN:
+        grid = ([name, *(count or "" for count in confusion[n])] for n, name in enumerate(classes))
+        screen.table("Confusion: rows are the true classes", ("", *classes), grid)
+    if said:
+        screen.text(said)
+    match as_noted(opened, state, scores):
+        case True:
+            screen.text("These are the scores that the run noted at this step.")
+        case False:
+            screen.text(
+                "The run noted other scores at this step: rounding, if it had another kind of "
+                "device, number of threads or torch; launcher compare and run.json say which."
+            )
+
+
+def as_noted(opened: Run, state: State, scores: Mapping[str, float | None]) -> bool | None:
+    """Whether the run noted the same scores for this step; None where it noted none."""
+    try:
+        last = outcome.read(opened.folder) or {}
+    except LauncherError:  # it is about the same evaluation, and not needed for this one
+        last = {}
+    for noted in (last, state.best or {}):
+        if noted.get("step") == state.step:
+            return bool(noted["scores"] == dict(scores))
+    return None
