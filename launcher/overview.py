@@ -36,6 +36,8 @@ class Summary:
     step: int = 0
     total_steps: int | None = None
     monitor: str = ""
+    smaller: bool = False
+    """Whether less of the monitored metric is better."""
     best: float | None = None
     """The monitored metric's best value so far, and at which step it was."""
     best_step: int | None = None
@@ -91,13 +93,14 @@ def _summary(folder: Path) -> Summary:
     state = _state(status, owner)
     line = last_record(folder / "metrics.jsonl")
     step = max(int(status.get("step") or 0), int(line.get("step", 0)), *steps, 0)
-    monitor = setting(run, "run_settings", "monitor") or ""
+    monitor = run.get("monitor", {}).get("name", "")
     best = best_of(folder, status, steps) or {}
     command = continuing(run)
     return Summary(
         name=folder.name, folder=str(folder), state=state,
         step=int(status["step"]) if state == "finished" else step,
         total_steps=run.get("plan", {}).get("total_steps"), monitor=monitor,
+        smaller=run.get("monitor", {}).get("smaller", False),
         best=best.get("scores", {}).get(monitor), best_step=best.get("step"),
         seconds=line.get("seconds"), updated=_updated(folder), reason=status.get("reason", ""),
         next=_next(folder.name, state, owner, status), command=command,
@@ -144,11 +147,6 @@ def continuing(run: Mapping[str, Any]) -> str:
             if entry["from"] != "default" and key not in ("name", "mirror"):
                 words.append(f"{key}={scalar(entry['value'])}")
     return f"{start} {shlex.join(words)}"
-
-
-def setting(run: Mapping[str, Any], group: str, key: str) -> Any:
-    """A value of run.json's `hyperparameters` or `run_settings`; None where there is none."""
-    return run.get(group, {}).get(key, {}).get("value")
 
 
 def best_of(folder: Path, status: Mapping[str, Any], steps: list[int]) -> dict[str, Any] | None:

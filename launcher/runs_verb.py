@@ -84,11 +84,6 @@ def age(seconds: float) -> str:
     return "now"
 
 
-def smaller_is_better(metric: str) -> bool:
-    """As `State.note_best` has it."""
-    return "loss" in metric
-
-
 def _step(one: Summary) -> str:
     if one.total_steps is None:
         return f"{one.step}" if one.step else "-"
@@ -121,7 +116,7 @@ def _known(switch: str, words: Sequence[str], known: Sequence[str]) -> None:
 def _by_best(one: Summary) -> tuple[str, float]:
     if one.best is None or math.isnan(one.best):
         return one.monitor, math.inf
-    return one.monitor, one.best if smaller_is_better(one.monitor) else -one.best
+    return one.monitor, one.best if one.smaller else -one.best
 
 
 _ORDERS: Final[dict[str, Callable[[Summary], Any]]] = {

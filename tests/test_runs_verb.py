@@ -23,7 +23,7 @@ def made(name: str, best: float | None = 0.5, state: str = "finished", **run: An
     document = {
         "name": name, "recipe": "r.py", "attempts": [{"processes": 1}],
         "hyperparameters": {}, "plan": {"total_steps": 10},
-        "run_settings": {"monitor": {"value": "test/accuracy", "from": "default"}},
+        "run_settings": {}, "monitor": {"name": "test/accuracy", "smaller": False},
     }  # fmt: skip
     status = {"state": state, "step": 4, "code": 4, "reason": "why", "result": scores}
     (folder / "run.json").write_text(json.dumps(document | run))
@@ -69,9 +69,9 @@ def test_runs_are_sorted_and_filtered(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_of_losses_the_smaller_is_the_better(capsys: pytest.CaptureFixture[str]) -> None:
-    monitor = {"monitor": {"value": "test/loss", "from": "argument"}}
+    monitor = {"name": "test/loss", "smaller": True}
     for name, loss in (("a", 2.0), ("b", 0.1)):
-        folder = made(name, run_settings=monitor)
+        folder = made(name, monitor=monitor)
         document = json.loads((folder / "status.json").read_text())
         document["result"]["best"]["scores"] = {"test/loss": loss}
         (folder / "status.json").write_text(json.dumps(document))
