@@ -59,7 +59,7 @@ def run(
             "samples": parts.plan.samples,
             "test_samples": len(parts.data.test.source),
         },
-        "monitor": parts.monitor._asdict(),
+        "monitor": parts.monitor._asdict() if parts.monitor else None,
         "shape": list(parts.data.shape),
         "classes": list(parts.data.classes),
         "exact": not any(changes(attempts)),

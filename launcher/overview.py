@@ -93,14 +93,14 @@ def _summary(folder: Path) -> Summary:
     state = _state(status, owner)
     line = last_record(folder / "metrics.jsonl")
     step = max(int(status.get("step") or 0), int(line.get("step", 0)), *steps, 0)
-    monitor = run.get("monitor", {}).get("name", "")
+    monitor = (run.get("monitor") or {}).get("name", "")
     best = best_of(folder, status, steps) or {}
     command = continuing(run)
     return Summary(
         name=folder.name, folder=str(folder), state=state,
         step=int(status["step"]) if state == "finished" else step,
         total_steps=run.get("plan", {}).get("total_steps"), monitor=monitor,
-        smaller=run.get("monitor", {}).get("smaller", False),
+        smaller=(run.get("monitor") or {}).get("smaller", False),
         best=best.get("scores", {}).get(monitor), best_step=best.get("step"),
         seconds=line.get("seconds"), updated=_updated(folder), reason=status.get("reason", ""),
         next=_next(folder.name, state, owner, status), command=command,

@@ -54,6 +54,8 @@ def read(picture: Picture, path: str) -> Tensor | str:
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises what a broken file makes it stumble over
+        if type(error).__name__ == "UnidentifiedImageError":
+            return "it is no image, or of a kind that Pillow does not read"
         said = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return said.replace(repr(path), "the file").rstrip(".")
 
