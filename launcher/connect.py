@@ -12,6 +12,7 @@ from accelerate.utils import (
 )
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
+from launcher import interface
 from launcher.errors import DistributedError, SettingsError
 from launcher.launch import Launch
 from launcher.peers import Peers
@@ -43,6 +44,8 @@ def connect(launch: Launch, hparams: Hparams, settings: RunSettings) -> World:
     threads = _set_threads(launch, settings, cpu)
     timeout = timedelta(seconds=settings.timeout)
     try:
+        if launch.processes > launch.local_processes:
+            interface.choose_for_gloo()
         if cpu and launch.processes > 1 and "MASTER_ADDR" in os.environ:
             _meet(launch, timeout)
         accelerator = _accelerator(
@@ -50,6 +53,8 @@ def connect(launch: Launch, hparams: Hparams, settings: RunSettings) -> World:
         )
         several = accelerator.num_processes > 1
         peers = Peers(accelerator.process_index, accelerator.num_processes) if several else None
+        if peers is not None:
+            peers.show(0, 0)  # where this process is, before any exchange
     except (ValueError, RuntimeError) as error:
         raise DistributedError(f"Accelerate could not start: {error}") from error
     if accelerator.num_processes != launch.processes:

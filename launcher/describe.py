@@ -95,8 +95,7 @@ def same_everywhere(parts: Parts) -> dict[str, Any]:
         "data": data(parts),
         "micro-batch size": parts.plan.micro_batch_size,
         "precision": parts.world.precision,
-        "torch": torch.__version__,
-        "launcher": record.versions()["accelerate-launcher"],
+        **{f"version of {package}": of for package, of in record.versions().items()},
     }
 
 
@@ -126,10 +125,10 @@ def with_origins(values: Any, origins: Origins) -> dict[str, dict[str, Any]]:
 
 def banner(
     screen: Screen, request: Request, parts: Parts, step: int, changed: Sequence[str] = (),
-    tracking: Mapping[str, str] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """What is about to happen, in a dozen lines; `changed` is why bits may differ, and `tracking`
-    where the records go."""
+    """What is about to happen, in a dozen lines; `changed` is why bits may differ, and `beside`
+    which machines see the folder and where the records go."""
     plan, test = parts.plan, parts.data.test.source
     start = "fresh" if step == 0 else f"continues at step {step} of {plan.total_steps}"
     screen.facts(
@@ -146,7 +145,7 @@ def banner(
             "workers": parts.loaders.how,
             **averaged(parts),
             "folder": request.label,
-            **(tracking or {}),
+            **(beside or {}),
         },
     )
     for sentence in remarks(parts, request):

@@ -90,17 +90,29 @@ def cause(world: World, reason: BaseException) -> BaseException:
         if failure is None or (failure.process == world.process and world.is_main):
             return reason
         return failure.error() if world.is_main else RefusedElsewhere(failure.code)
-    except (RuntimeError, OSError):  # the store is gone with the launcher
+    except (RuntimeError, OSError):  # the store is gone with the launcher, or with its machine
+        return _cut_off(peers, reason)
+
+
+def _cut_off(peers: Peers, reason: BaseException) -> BaseException:
+    host = peers.elsewhere()
+    if host is None or not isinstance(reason, DistributedError):
         return reason
+    return DistributedError(f"{host}, the machine of process 0, is gone or out of reach: {reason}")
 
 
 def _without_a_word(watch: Watch, peers: Peers, reason: DistributedError) -> DistributedError:
     gone = peers.gone()
     if gone:
         who = listed(f"process {number} ({where})" for number, where in gone.items())
+        far = any(peers.hosts.get(number) != peers.hosts.get(peers.process) for number in gone)
+        why = (
+            "gives no sign of life: killed, or its machine is gone or out of reach?"
+            if far
+            else "ended without a word: killed, or by the system for want of memory?"
+        )
         reason = DistributedError(
-            f"{who} ended without a word: killed, or by the system for want of memory? The same "
-            f"command continues from the last checkpoint."
+            f"{who} {why} The same command continues from the last checkpoint."
         )
         reason.process = min(gone)
     elif who := watch.waited_for():

@@ -180,7 +180,7 @@ class OwnLoop(Generic[H]):
             self.state = resume.restored(self, found, found.step)
         self.world.watch.on_end = lambda error, code: record.failed(error, code, self.state.step)
         about = describe.run(self._request, self, self._origins, self.identity, self.state.step)
-        seconds = record.begin(self._source, about, self.state.records)
+        seconds = record.begin(self._source, about, self.state.records, self.state.step)
         self._banner(about["changes"])
         self.screen.start(
             self.plan.total_steps, self.state.step, self.plan.steps_per_epoch,

@@ -20,6 +20,7 @@ from typing import Final, TypeVar, get_origin
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
+from launcher.answers import PatientStore
 from launcher.errors import LauncherError
 
 Entry = TypeVar("Entry")
@@ -72,8 +73,19 @@ class Peers:
             wait_for_workers=False, timeout=timedelta(seconds=10),
         )  # fmt: skip
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = PrefixStore(f"launcher/{restart}", store)
+        self._store = PatientStore(PrefixStore(f"launcher/{restart}", store))
         self._number = 0
+        self.hosts: dict[int, str] = {}
+        """The machine of each process, once `meet` has asked."""
+
+    def meet(self) -> None:
+        """Note where each process is, after an exchange with all: each has shown itself before."""
+        self.hosts = {number: sign.host for number, sign in self.signs().items()}
+
+    def elsewhere(self) -> str | None:
+        """The machine through which all met, if that is another one."""
+        host = self.hosts.get(0)
+        return None if host == socket.gethostname() else host
 
     def show(self, beats: int, step: int) -> None:
         """Leave a sign of life."""

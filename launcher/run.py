@@ -6,7 +6,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from launcher import describe, ending, resume, settings, storage
+from launcher import describe, ending, places, resume, settings, storage
 from launcher.agree import refuse_differences
 from launcher.build import Parts, build
 from launcher.checkpoint import Checkpoint
@@ -109,6 +109,8 @@ def attempt(
         if account is not None:
             account.failed(error, code, state.step)
 
+    anew = request.fresh or request.resume == "never"
+    where = places.look(world, request.folder, begins_anew=anew)
     step = world.on_main(take)
     world.watch.on_end = note
     if step:
@@ -120,7 +122,8 @@ def attempt(
         changed = run["changes"]
         seconds = account.begin(parts.loaded.source, run, state.records, state.step)
         tracker.start(request, state.step, parts.plan.total_steps)
-    describe.banner(screen, request, parts, state.step, changed, tracker.shown(request))
+    beside = {**({"machines": where} if where else {}), **tracker.shown(request)}
+    describe.banner(screen, request, parts, state.step, changed, beside)
     screen.start(
         parts.plan.total_steps, state.step, parts.plan.steps_per_epoch,
         describe.memory(world.device),

@@ -1,8 +1,7 @@
 """Processes that were started with different things are refused, and told which."""
 
-import socket
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
@@ -25,44 +24,44 @@ class Process:
 
     def __init__(self, process: int, processes: int) -> None:
         self.process, self.processes = process, processes
-        self.others: list[Tensor] = []
-        self.table: Tensor | None = None
+        self.others: list[list[Tensor]] = []
+        self.tables: list[Tensor] = []
+        self.watch = self.peers = self
+        self.hosts: dict[int, str] = {}
 
     def total(self, table: Tensor) -> Tensor:
-        self.table = table.clone()
-        return torch.stack([table, *self.others]).sum(0)
+        self.tables.append(table.clone())
+        turn = len(self.tables) - 1
+        return torch.stack([table, *(other[turn] for other in self.others)]).sum(0)
+
+    def meet(self) -> None:
+        self.hosts = dict(enumerate(HOSTS))
 
 
-Host = Callable[[str], None]
+HOSTS: list[str] = []
 
 
-@pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Puts the processes that are made next on a machine of that name."""
-    return lambda name: monkeypatch.setattr(socket, "gethostname", lambda: name)
-
-
-def row(process: int, processes: int, facts: Mapping[str, object]) -> Tensor:
-    """What a process adds to the sum."""
+def rows(process: int, processes: int, facts: Mapping[str, object]) -> list[Tensor]:
+    """What a process adds to each sum."""
     one = Process(process, processes)
-    with suppress(SettingsError):  # alone in its sum, it differs from the others' zeros
-        refuse_differences(cast(World, one), facts)
-    assert one.table is not None
-    return one.table
+
+    def total(table: Tensor) -> Tensor:
+        one.tables.append(table.clone())
+        return table[process].expand_as(table)  # as if all had the same
+
+    one.total = total  # type: ignore[method-assign]
+    refuse_differences(cast(World, one), facts)
+    return one.tables
 
 
-def said(facts: list[Mapping[str, object]], host: Host, hosts: str = "") -> list[str]:
+def said(facts: list[Mapping[str, object]], hosts: str = "") -> list[str]:
     """What each process says when they all meet; nothing for those that go on."""
-    hosts = hosts or "a" * len(facts)
-    rows = []
-    for number, own in enumerate(facts):
-        host(hosts[number])
-        rows.append(row(number, len(facts), own))
+    HOSTS[:] = hosts or "a" * len(facts)
+    tables = [rows(number, len(facts), own) for number, own in enumerate(facts)]
     answers = []
     for number, own in enumerate(facts):
-        host(hosts[number])
         one = Process(number, len(facts))
-        one.others = rows[:number] + rows[number + 1 :]
+        one.others = tables[:number] + tables[number + 1 :]
         try:
             refuse_differences(cast(World, one), own)
             answers.append("")
@@ -75,35 +74,35 @@ def changed(name: str) -> dict[str, Any]:
     return FACTS | {name: "another"}
 
 
-def test_processes_with_the_same_facts_go_on(host: Host) -> None:
-    assert said([FACTS, dict(FACTS), dict(FACTS)], host) == [""] * 3
-    assert said([FACTS, FACTS], host, "ab") == ["", ""], "machines may differ"
+def test_processes_with_the_same_facts_go_on() -> None:
+    assert said([FACTS, dict(FACTS), dict(FACTS)]) == [""] * 3
+    assert said([FACTS, FACTS], "ab") == ["", ""], "machines may differ"
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_a_fact_that_differs_is_named_with_the_process_by_all(host: Host, name: str) -> None:
+def test_a_fact_that_differs_is_named_with_the_process_by_all(name: str) -> None:
     expected = (
         f"process 1 (on the same machine) has another {name} than process 0. Start all of them "
-        f"with the same files and settings."
+        f"with the same files, versions and settings."
     )
-    assert said([FACTS, changed(name), FACTS], host) == [expected] * 3
+    assert said([FACTS, changed(name), FACTS]) == [expected] * 3
 
 
-def test_the_machine_of_the_other_process_is_named_as_another(host: Host) -> None:
-    (answer, again) = said([FACTS, changed("data")], host, "ab")
-    assert answer.startswith("process 1 (on another machine) has another data than process 0.")
+def test_the_machine_of_the_other_process_is_named() -> None:
+    (answer, again) = said([FACTS, changed("data")], "ab")
+    assert answer.startswith("process 1 (on b) has another data than process 0 (on a).")
     assert again == answer
 
 
-def test_several_processes_are_named_together(host: Host) -> None:
-    answer, *_ = said([FACTS, changed("lr"), FACTS, changed("lr")], host, "aaba")
+def test_several_processes_are_named_together() -> None:
+    answer, *_ = said([FACTS, changed("lr"), FACTS, changed("lr")], "aaba")
     assert answer.startswith("processes 1, 3 (on the same machine) have another lr")
-    answer, *_ = said([FACTS, changed("lr"), FACTS, changed("lr")], host, "aaab")
-    assert answer.startswith("processes 1, 3 (on another machine) have another lr")
+    answer, *_ = said([FACTS, changed("lr"), FACTS, changed("lr")], "aaab")
+    assert answer.startswith("processes 1, 3 (on a, b) have another lr")
 
 
-def test_when_the_first_is_the_odd_one_the_others_are_named(host: Host) -> None:
-    answer, *_ = said([changed("lr"), FACTS, FACTS], host)
+def test_when_the_first_is_the_odd_one_the_others_are_named() -> None:
+    answer, *_ = said([changed("lr"), FACTS, FACTS])
     assert answer.startswith("processes 1, 2 (on the same machine) have another lr")
 
 
@@ -111,13 +110,13 @@ def test_when_the_first_is_the_odd_one_the_others_are_named(host: Host) -> None:
     ("one", "other"),
     [(0.1, 0.1 + 1e-16), (1, 1.0), (1, True), (0, None), ("1", 1), ([1, 2], [2, 1]), ("", None)],
 )  # fmt: skip
-def test_values_that_are_nearly_the_same_are_not(host: Host, one: object, other: object) -> None:
-    answers = said([{"x": one}, {"x": other}], host)
+def test_values_that_are_nearly_the_same_are_not(one: object, other: object) -> None:
+    answers = said([{"x": one}, {"x": other}])
     assert all("another x" in answer for answer in answers)
 
 
-def test_the_order_of_keys_is_no_difference(host: Host) -> None:
-    assert said([{"x": {"a": 1, "b": 2}}, {"x": {"b": 2, "a": 1}}], host) == ["", ""]
+def test_the_order_of_keys_is_no_difference() -> None:
+    assert said([{"x": {"a": 1, "b": 2}}, {"x": {"b": 2, "a": 1}}]) == ["", ""]
 
 
 def test_a_number_for_a_fact_is_exact_in_any_sum() -> None:
@@ -127,11 +126,11 @@ def test_a_number_for_a_fact_is_exact_in_any_sum() -> None:
     assert 0 <= min(numbers) <= max(numbers) < 2**56
 
 
-def test_a_row_is_one_processs_own(host: Host) -> None:
-    host("a")
-    table = row(1, 3, FACTS)
+def test_a_row_is_one_processs_own() -> None:
+    HOSTS[:] = "aaa"
+    _, table = rows(1, 3, FACTS)
     assert table.dtype is torch.int64
-    assert table.shape == (3, len(FACTS) + 1)
+    assert table.shape == (3, len(FACTS))
     assert not table[0].any()
     assert not table[2].any()
     assert table[1].all()
@@ -142,3 +141,35 @@ def test_one_process_alone_agrees_with_itself() -> None:
         total = None
 
     refuse_differences(cast(World, Alone()), {"x": object()})
+
+
+def test_recipes_with_other_hyperparameters_are_named_as_other_recipes() -> None:
+    """Their tables would have other widths: the names are compared first."""
+    HOSTS[:] = "ab"
+    barrier, brought = threading.Barrier(2, timeout=20), {}
+
+    def one(number: int, facts: Mapping[str, object]) -> None:
+        process = Process(number, 2)
+
+        def total(table: Tensor) -> Tensor:
+            brought[number] = table
+            barrier.wait()
+            result = brought[0] + brought[1]
+            barrier.wait()
+            return result
+
+        process.total = total  # type: ignore[method-assign]
+        try:
+            refuse_differences(cast(World, process), facts)
+        except SettingsError as error:
+            answers[number] = str(error)
+
+    answers = ["", ""]
+    facts = [{"recipe": "a", "lr": 1}, {"recipe": "b", "lr": 1, "momentum": 2}]
+    threads = [threading.Thread(target=one, args=(n, facts[n])) for n in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert answers[0] == answers[1]
+    assert answers[0].startswith("process 1 (on b) has another recipe than process 0 (on a)")

@@ -28,6 +28,7 @@ FLOORS: list[set[str]] = [
         "launch",
     }
     | {"held", "catalog", "mirrors", "transfer", "partial", "download", "unpack", "provide"}
+    | {"answers", "interface"}
     | {"inventory", "documents", "png", "outcome"}
     | {"overview", "find"}
     | {"request", "outline", "validate"}
@@ -53,6 +54,7 @@ FLOORS: list[set[str]] = [
         "build",
         "saver",
     }
+    | {"places"}
     | {"loader", "loaders", "train", "trained", "tuned", "passes", "profiling"}
     | {"verdicts"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""}
@@ -126,6 +128,7 @@ BESIDE: dict[str, set[str]] = {
     "strategy": {"watch"},
     "connect": {"peers", "strategy", "watch"},
     "agree": {"strategy"},
+    "places": {"strategy"},
     "guard": {"strategy"},
     "tuned": {"strategy"},
     "evaluate": {"verdicts"},
