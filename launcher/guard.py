@@ -1,11 +1,11 @@
 """Numbers that are not finite: found in the step where they appear, on all processes alike.
 
 A loss that is not finite makes its gradients NaN (`World.backward`), and the exchange of gradients
-carries a NaN to every process: so the norm of the gradient is the one flag that all agree on.
+carries a NaN to every process: so the gradient is the one flag that all agree on.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NoReturn
 
 import torch
@@ -17,17 +17,11 @@ from launcher.plan import Plan
 from launcher.strategy import World
 
 MOST_SKIPPED: Final = 50
-_NEVER: Final = 2**62
 
 
-def gradient_norm(world: World, parameters: Sequence[nn.Parameter], clip: float | None) -> Tensor:
+def gradient_norm(gradients: list[Tensor], clip: float | None = None) -> Tensor:
     """Euclidean norm of the whole gradient before clipping, a scalar on the device; clips to
-    `clip`. One kernel for all parameters, and no wait."""
-    if world.precision == "fp16":
-        world.accelerator.unscale_gradients()
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        raise RecipeError("the loss gave no parameter of the model a gradient.")
+    `clip`. No wait."""
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     if clip is not None:
         torch._foreach_mul_(gradients, torch.clamp(clip / (norm + 1e-6), max=1.0))
@@ -44,34 +38,66 @@ def finite_factor(factor: Any, step: int) -> float:
 
 
 class Guard:
-    """Watches the gradient norm. On the host it is looked at in every step, before the update; on
-    other devices it is kept there and looked at when the metrics are.
+    """Looks at every gradient before the update: one operation for all parameters, the one that
+    an fp16 scaler has for it. On the host its answer is read at once; on other devices it is kept
+    there and read when the metrics are.
 
     Until then a fused optimizer leaves out every update after the first bad step, by the same flag
     that an fp16 scaler gives it. Another optimizer goes on with what it has; nothing of that is
-    evaluated or saved.
+    evaluated or saved. Under fp16 the scaler looks by itself.
     """
 
-    def __init__(self, world: World, plan: Plan, optimizer: Optimizer) -> None:
-        self._plan = plan
+    def __init__(
+        self, world: World, plan: Plan, optimizer: Optimizer, parameters: Iterable[nn.Parameter],
+        clip: float | None = None,
+    ) -> None:  # fmt: skip
+        """`clip` is the longest gradient, or None."""
+        self._world, self._plan, self._clip = world, plan, clip
+        self._parameters = tuple(parameters)
+        self._complex = any(parameter.is_complex() for parameter in self._parameters)
         self._at_once = world.device.type == "cpu"
         self._scaled = world.precision == "fp16"
+        self._bad = torch.zeros((), device=world.device)
+        """1 from the first bad step on."""
+        self._since = torch.zeros((), device=world.device)
+        """Steps since then."""
+        self._one = torch.ones((), device=world.device)
+        self._steps = 0
         self._fused = optimizer if optimizer.defaults.get("fused") else None
-        self._first_bad = torch.full((), _NEVER, dtype=torch.int64, device=world.device)
         self._skipped_in_a_row = 0
         self.skipped = 0
         """Steps that fp16's scaler left out."""
 
-    def before_update(self, step: int, norm: Tensor) -> None:
-        """Raises NonFiniteError if the host can tell without waiting."""
+    def before_update(self, step: int, *, norm: bool) -> Tensor | None:
+        """Clip the gradient, and return its norm before that if asked for.
+
+        Raises NonFiniteError if the host can tell without waiting, and RecipeError when there is no
+        gradient at all.
+        """
+        self._steps = step + 1
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if not gradients:
+            raise RecipeError("the loss gave no parameter of the model a gradient.")
+        if self._scaled:
+            if not norm and self._clip is None:
+                return None
+            self._world.accelerator.unscale_gradients()
+            return gradient_norm(gradients, self._clip)
+        real = [*map(_real, gradients)] if self._complex else gradients
+        torch._amp_foreach_non_finite_check_and_unscale_(real, self._bad, self._one)
+        length = None
+        if norm or self._clip is not None:
+            length = gradient_norm(gradients, self._clip)
+            if self._clip is not None:  # one that overflows would clip everything to nothing
+                self._bad.masked_fill_(~torch.isfinite(length), 1)
         if self._at_once:
-            if not math.isfinite(norm.item()):
+            if self._bad.item():
                 self._refuse(step)
-        elif not self._scaled:
-            bad = torch.where(torch.isfinite(norm), _NEVER, step)
-            self._first_bad = torch.minimum(self._first_bad, bad)
+        else:
+            self._since += self._bad
             if self._fused is not None:
-                self._fused.found_inf = (self._first_bad != _NEVER).float()  # type: ignore[attr-defined]
+                self._fused.found_inf = self._bad  # type: ignore[attr-defined]
+        return length
 
     def after_update(self, step: int, *, skipped: bool) -> None:
         """Count a step that fp16 left out: its gradient was too large for the loss scale."""
@@ -91,9 +117,8 @@ class Guard:
     def before_save(self) -> None:
         """Raises NonFiniteError for anything since the last log step; waits for the device. The
         weights themselves are looked at by the saver, beside training."""
-        first = int(self._first_bad)
-        if first != _NEVER:
-            self._refuse(first)
+        if since := int(self._since):
+            self._refuse(self._steps - since)
 
     def on_log(self, step: int, loss: float) -> None:
         """Raises NonFiniteError for anything since the last log step; waits for the device."""
@@ -103,6 +128,10 @@ class Guard:
 
     def _refuse(self, step: int) -> NoReturn:
         raise not_finite(self._plan, step)
+
+
+def _real(gradient: Tensor) -> Tensor:
+    return torch.view_as_real(gradient) if gradient.is_complex() else gradient
 
 
 def not_finite(plan: Plan, step: int) -> NonFiniteError:

@@ -25,8 +25,9 @@ class Meter:
         """`before` is the training time of earlier attempts, in seconds; `total` the sum of a
         tensor over all processes."""
         # Exact to the last bit of the sum of float32 losses, wherever the device has float64.
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._sum = torch.zeros((), dtype=dtype, device=device)
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._device = device
+        self._sum: Tensor | float = self._nothing()
         self._process, self._processes = process, processes
         self._count = 0
         self._total = total
@@ -40,8 +41,14 @@ class Meter:
 
     def add(self, loss: Tensor) -> None:
         """One micro-batch's mean loss."""
-        self._sum += loss.detach()
+        self._sum += loss.item() if isinstance(self._sum, float) else loss.detach()
         self._count += 1
+
+    def _nothing(self) -> Tensor | float:
+        """A sum: Python's own on the host, where reading a loss is no wait and adding is cheap."""
+        if self._device.type == "cpu":
+            return 0.0
+        return torch.zeros((), dtype=self._dtype, device=self._device)
 
     def seconds(self) -> float:
         """Since the run began, over all its attempts."""
@@ -86,7 +93,7 @@ class Meter:
     def losses(self) -> tuple[list[float], int]:
         """The interval's sum of losses of each process, and the number of losses over all. A
         collective, and the one place where the host waits for the device."""
-        parts = torch.zeros(self._processes + 1, dtype=self._sum.dtype, device=self._sum.device)
+        parts = torch.zeros(self._processes + 1, dtype=self._dtype, device=self._device)
         parts[self._process] = self._sum
         parts[-1] = self._count
         *sums, count = (parts if self._total is None else self._total(parts)).tolist()
@@ -115,7 +122,7 @@ class Meter:
 
     def restart(self) -> None:
         """Begin a new interval."""
-        self._sum.zero_()
+        self._sum = self._nothing()
         self._count = 0
         self._restart_pace()
 

@@ -17,11 +17,11 @@ from contextlib import nullcontext
 
 from torch import Tensor, nn
 
-from launcher import draws, rng
+from launcher import draws
 from launcher.buffers import StepAverage
 from launcher.build import Parts
 from launcher.data import Batch
-from launcher.plan import Plan, Ticket
+from launcher.plan import Seeds, Ticket
 
 
 class Passes:
@@ -32,6 +32,7 @@ class Passes:
         needs, a copy of the model's buffers in each step."""
         self._world, self._plan, self._model = parts.world, parts.plan, parts.model
         self._wrapped, self._loss = wrapped, parts.recipe.loss
+        self._seeds = Seeds(self._plan)
         self._buffers = StepAverage(
             parts.model, self._plan.accumulation, self._world.processes, remember=repeatable
         )
@@ -43,7 +44,7 @@ class Passes:
         for remaining in reversed(range(self._plan.accumulation)):
             ticket, batch = next(micro_batches)
             world.watch.beat()
-            world.seed(seeds(self._plan, ticket))  # for dropout
+            world.seed(self._seeds(ticket))  # for dropout
             draws.begin(self._plan.seed, ticket.step)
             self._buffers.begin_pass()
             with world.no_sync(self._wrapped) if remaining else nullcontext():
@@ -70,11 +71,3 @@ class Passes:
         for parameter in self._model.parameters():
             parameter.grad = None
         self._buffers.undo()
-
-
-def seeds(plan: Plan, ticket: Ticket, *purpose: int) -> list[int]:
-    """One seed for each micro-batch of the ticket: the same on any number of processes."""
-    return [
-        rng.torch_seed(plan.seed, ticket.step, ticket.number + device, *purpose)
-        for device in range(plan.devices)
-    ]

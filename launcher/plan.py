@@ -5,15 +5,21 @@ number of processes only decides who computes it. There is one stream of tickets
 without a pause or a state at an epoch's end, so that continuing at a step is starting there.
 """
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+import numpy as np
 
 from launcher import rng
 from launcher.durations import parse
 from launcher.errors import SettingsError
 from launcher.rng import Int64s
+
+_SEEDS: Final = 1024
+"""Made at once; they take some 0.2 ms."""
 
 
 class Ticket(NamedTuple):
@@ -120,18 +126,54 @@ class Plan:
 
     def tickets(self, start: int = 0, process: int = 0) -> Iterator[Ticket]:
         """What one process computes, from step `start` to the end of the run."""
-        stride = self.processes * self.devices
-        for step in range(start, self.total_steps):
-            micro_batches = self.batch(step).reshape(-1, self.micro_batch_size)
-            for number in range(process * self.devices, self.micro_batches, stride):
-                samples = micro_batches[number : number + self.devices].reshape(-1)
-                yield Ticket(step, step // self.steps_per_epoch, number, samples)
+        steps, size = self.steps_per_epoch, self.batch_size
+        numbers = range(process * self.devices, self.micro_batches, self.processes * self.devices)
+        for epoch in range(start // steps, self.epochs):
+            order = _order(self.seed, epoch, self.samples)
+            if epoch + 1 < self.epochs:  # the next one beside training: it takes 0.1 us a sample
+                next_order = (self.seed, epoch + 1, self.samples)
+                threading.Thread(target=_order, args=next_order, daemon=True).start()
+            for step in range(max(start, epoch * steps), (epoch + 1) * steps):
+                first = (step - epoch * steps) * size
+                batch = order[first : first + size].copy()  # a source may write to its index
+                parts = batch.reshape(-1, self.devices * self.micro_batch_size)
+                for number in numbers:
+                    yield Ticket(step, epoch, number, parts[number // self.devices])
 
     def steps(self, duration: str) -> int:
         """A duration in steps, at least 1: `200`, `1 epoch`, `0.5 epochs`, `5 %` of the run."""
         number, unit = parse(duration)
         scale = {"step": 1.0, "epoch": self.steps_per_epoch, "%": self.total_steps / 100}[unit]
         return max(1, round(number * scale))
+
+
+class Seeds:
+    """`rng.torch_seed` for the micro-batches of tickets, for hundreds of steps at once: a tenth of
+    the time, where tickets come in order."""
+
+    def __init__(self, plan: Plan, *purpose: int) -> None:
+        """`purpose`: words after the step and the number of the micro-batch."""
+        self._plan, self._purpose = plan, purpose
+        self._stride = plan.processes * plan.devices
+        self._steps = max(1, _SEEDS // (plan.accumulation * plan.devices))
+        self._first = -1
+        self._table: list[list[list[int]]] = []
+
+    def __call__(self, ticket: Ticket) -> list[int]:
+        """One seed for each micro-batch of the ticket: the same on any number of processes."""
+        step = ticket.step - self._first
+        if not 0 <= step < len(self._table):
+            self._look_ahead(ticket)
+            step = 0
+        return self._table[step][ticket.number // self._stride]
+
+    def _look_ahead(self, ticket: Ticket) -> None:
+        plan, self._first = self._plan, ticket.step
+        steps = np.arange(self._steps, dtype=np.int64)[:, None, None] + ticket.step
+        passes = np.arange(plan.accumulation, dtype=np.int64)[:, None] * self._stride
+        devices = np.arange(plan.devices, dtype=np.int64) + ticket.number % self._stride
+        bits = rng.bits(plan.seed, rng.TORCH, steps, passes + devices, *self._purpose)
+        self._table = (bits >> np.uint64(1)).tolist()
 
 
 @lru_cache(maxsize=2)

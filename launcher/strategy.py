@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal
 
 import torch
@@ -37,16 +38,16 @@ class World:
     threads: int
     watch: Watch
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         device: torch.device = self.accelerator.device
         return device
 
-    @property
+    @cached_property
     def process(self) -> int:
         return int(self.accelerator.process_index)
 
-    @property
+    @cached_property
     def processes(self) -> int:
         return int(self.accelerator.num_processes)
 
@@ -97,11 +98,12 @@ class World:
         if self.precision == "fp16":
             self.accelerator.backward(loss * share)
         else:
-            value = loss.detach()
-            # `loss.backward(gradient=...)` would do this too, after it has imported sympy (0.3 s)
-            # and compared two shapes with it (20 us in each pass).
+            # share - 0 * loss: one operation, and NaN if the loss is not finite.
+            gradient = torch.rsub(loss.detach(), share, alpha=0)
+            # What `loss.backward` does, without looking once more at what is known of a scalar: 12
+            # of the 24 us that the call takes beside the passes themselves.
             _ENGINE.run_backward(
-                (loss,), ((value - value) + share,), False, False, (),
+                (loss,), (gradient,), keep_graph=False, create_graph=False, inputs=(),
                 allow_unreachable=True, accumulate_grad=True,
             )  # fmt: skip
 

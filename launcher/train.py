@@ -12,10 +12,10 @@ from launcher.data import feed
 from launcher.ema import in_use
 from launcher.errors import Preempted
 from launcher.evaluate import averages, scores
-from launcher.guard import Guard, finite_factor, gradient_norm
+from launcher.guard import Guard, finite_factor
 from launcher.meter import Meter
-from launcher.passes import Passes, seeds
-from launcher.plan import Plan
+from launcher.passes import Passes
+from launcher.plan import Plan, Seeds
 from launcher.record import Record
 from launcher.saver import Saver
 from launcher.screen import Screen
@@ -71,21 +71,21 @@ def train(
     wrapped, stepper = world.prepare(parts.model, optimizer, sync_batchnorm=hparams.sync_batchnorm)
     world.restore_scaler(state.scaler)
     passes = Passes(parts, wrapped)
-    guard = Guard(world, plan, optimizer)
+    guard = Guard(world, plan, optimizer, parameters, hparams.grad_clip)
     meter = Meter(world.device, seconds, world.process, world.processes, world.total)
     meter.restore(state.loss_sums, state.loss_count)
     data = parts.data if profile is None else profile.data(parts.data)
+    augment = Seeds(plan, rng.AUGMENT)
     micro_batches = meter.waiting(feed(
         data, plan, world.device, start=state.step, process=world.process,
-        before=lambda ticket: world.seed(seeds(plan, ticket, rng.AUGMENT)),
+        before=lambda ticket: world.seed(augment(ticket)),
         gather=parts.loaders.train,
     ))  # fmt: skip
+    saved, last = time.monotonic(), plan.total_steps
     if profile is not None:
-        left = plan.total_steps - state.step
-        micro_batches = profile.watch(micro_batches, passes, guard, stepper, left)
-    saved = time.monotonic()
+        micro_batches = profile.watch(micro_batches, passes, guard, stepper, last - state.step)
 
-    for step in range(state.step, plan.total_steps):
+    for step in range(state.step, last):
         if stopped_early(parts, state):
             break
         world.watch.begin_step(step)
@@ -94,8 +94,8 @@ def train(
         set_rates(parts, finite_factor(recipe.schedule(hparams, plan.progress(step)), step))
         for loss in passes.run(micro_batches):
             meter.add(loss)
-        norm = gradient_norm(world, parameters, hparams.grad_clip)
-        guard.before_update(step, norm)
+        logging = due(step + 1, every["log"], last)
+        norm = guard.before_update(step, norm=logging)
         stepper.step()
         guard.after_update(step, skipped=world.skipped())
         if parts.average is not None:
@@ -106,7 +106,7 @@ def train(
         meter.stepped(plan.batch_size)
         screen.step(state.step)
 
-        if due(state.step, every["log"], plan.total_steps):
+        if logging and norm is not None:
             mean = meter.loss()  # the host waits for the device here, and only here
             guard.on_log(state.step, mean)
             line = {"train/loss": mean, "train/lr": optimizer.param_groups[0]["lr"],
@@ -116,8 +116,8 @@ def train(
         aside = time.monotonic()
         improved = False
         asked = stop.agreed(state.step)
-        evaluating = due(state.step, every["evaluate"], plan.total_steps)
-        saving = due(state.step, every["save"], plan.total_steps) or bool(asked)
+        evaluating = due(state.step, every["evaluate"], last)
+        saving = due(state.step, every["save"], last) or bool(asked)
         if evaluating:
             guard.before_evaluation(state.step, parameters)
             state.scores = evaluate(parts, verdicts, state.step)
@@ -129,7 +129,7 @@ def train(
             state.loss_sums, state.loss_count = meter.losses()
             saver.save(state)  # last, since it makes the lines above durable
             saved = time.monotonic()
-        if asked is Asked.STOP and state.step < plan.total_steps:
+        if asked is Asked.STOP and state.step < last:
             saver.finish()
             raise Preempted(_stopped(stop, state, plan))
         if world.is_main:

@@ -1,6 +1,7 @@
 """Numbers that are not finite are found in the step where they appear."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from launcher.connect import connect
-from launcher.errors import NonFiniteError
+from launcher.errors import NonFiniteError, RecipeError
 from launcher.guard import MOST_SKIPPED, Guard, gradient_norm
 from launcher.launch import Launch
 from launcher.plan import Plan
@@ -36,6 +37,22 @@ def gradients(model: nn.Module) -> list[torch.Tensor]:
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
+def norm_of(parameters: Iterable[nn.Parameter], clip: float | None = None) -> torch.Tensor:
+    return gradient_norm([p.grad for p in parameters if p.grad is not None], clip)
+
+
+class Steps:
+    """A guard over one parameter, whose gradient each step gives."""
+
+    def __init__(self, world: World, plan: Plan, clip: float | None = None) -> None:
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.guard = Guard(world, plan, OPTIMIZER, [self.weight], clip)
+
+    def __call__(self, step: int, value: float, *, norm: bool = False) -> torch.Tensor | None:
+        self.weight.grad = torch.tensor([1.0, value])
+        return self.guard.before_update(step, norm=norm)
+
+
 # ── the norm ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -45,7 +62,7 @@ def test_norm_and_clipping_are_those_of_torch(
     world: World, clip: float | None, scale: float
 ) -> None:
     ours, theirs = model_with_gradients(scale), model_with_gradients(scale)
-    norm = gradient_norm(world, list(ours.parameters()), clip)
+    norm = norm_of(ours.parameters(), clip)
     expected = clip_grad_norm_(theirs.parameters(), float("inf") if clip is None else clip)
     torch.testing.assert_close(norm, expected)
     torch.testing.assert_close(gradients(ours), gradients(theirs))
@@ -53,16 +70,16 @@ def test_norm_and_clipping_are_those_of_torch(
 
 def test_a_gradient_within_the_limit_is_not_touched(world: World) -> None:
     model, before = model_with_gradients(1), gradients(model_with_gradients(1))
-    gradient_norm(world, list(model.parameters()), 1e6)
+    norm_of(model.parameters(), 1e6)
     assert all(map(torch.equal, gradients(model), before))
 
 
 def test_a_parameter_without_a_gradient_does_not_count(world: World) -> None:
     model = model_with_gradients(1)
     parameters = list(model.parameters())
-    alone = gradient_norm(world, parameters[:2], None)
+    alone = norm_of(parameters[:2])
     parameters[2].grad = parameters[3].grad = None
-    assert torch.equal(gradient_norm(world, parameters, None), alone)
+    assert torch.equal(norm_of(parameters), alone)
 
 
 # ── the guard ───────────────────────────────────────────────────────────────────────────────────
@@ -79,37 +96,89 @@ def refused(step: int) -> str:
 def test_on_the_host_a_step_is_refused_at_once_with_its_samples(
     world: World, value: float, step: int
 ) -> None:
-    guard = Guard(world, PLAN, OPTIMIZER)
-    guard.before_update(step, torch.tensor(1e30))
+    of = Steps(world, PLAN)
+    of(step, 1e38)
     with pytest.raises(NonFiniteError, match=re.escape(refused(step))):
-        guard.before_update(step, torch.tensor(value))
+        of(step, value)
 
 
 def test_elsewhere_the_first_bad_step_is_named_at_the_next_line_of_metrics(world: World) -> None:
-    guard = Guard(world, PLAN, OPTIMIZER)
-    guard._at_once = False  # as on a GPU
-    for step, norm in enumerate((1.0, float("nan"), 1.0, float("inf"))):
-        guard.before_update(step, torch.tensor(norm))
+    of = Steps(world, PLAN)
+    of.guard._at_once = False  # as on a GPU
+    for step, value in enumerate((1.0, float("nan"), 1.0, float("inf"))):
+        of(step, value)
     with pytest.raises(NonFiniteError, match=re.escape(refused(1))):
-        guard.on_log(4, 0.5)
+        of.guard.on_log(4, 0.5)
 
 
 def test_elsewhere_finite_steps_pass(world: World) -> None:
-    guard = Guard(world, PLAN, OPTIMIZER)
-    guard._at_once = False
+    of = Steps(world, PLAN)
+    of.guard._at_once = False
     for step in range(4):
-        guard.before_update(step, torch.tensor(1e30))
-    guard.on_log(4, 0.5)
+        of(step, 1e38)
+    of.guard.on_log(4, 0.5)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_norm_that_overflows_is_refused_where_it_would_clip(world: World, at_once: bool) -> None:
+    """All gradients are finite, and clipping by such a norm would make them nothing."""
+    of = Steps(world, PLAN, clip=1.0)
+    of.guard._at_once = at_once
+    if at_once:
+        with pytest.raises(NonFiniteError, match=re.escape(refused(2))):
+            of(2, 1e38)
+    else:
+        of(2, 1e38)
+        with pytest.raises(NonFiniteError, match=re.escape(refused(2))):
+            of.guard.before_save()
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_the_norm_is_taken_when_it_is_asked_for_and_before_clipping(
+    world: World, clip: float | None
+) -> None:
+    of = Steps(world, PLAN, clip)
+    assert (of(0, 0.0) is None) is (clip is None)
+    norm = of(1, 0.0, norm=True)
+    assert norm is not None
+    assert norm.item() == 1.0
+    assert of.weight.grad is not None
+    assert of.weight.grad[0].item() == pytest.approx(clip or 1.0)
+
+
+def test_looking_leaves_every_bit_of_a_gradient(world: World) -> None:
+    values = torch.tensor([1e-45, -0.0, 3e38, -1 / 3])
+    weight = nn.Parameter(torch.zeros(4))
+    weight.grad = values.clone()
+    Guard(world, PLAN, OPTIMIZER, [weight]).before_update(0, norm=False)
+    assert torch.equal(weight.grad.view(torch.int32), values.view(torch.int32))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.complex64])
+def test_gradients_of_any_type_are_looked_at(world: World, dtype: torch.dtype) -> None:
+    weights = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2, dtype=dtype))]
+    guard = Guard(world, PLAN, OPTIMIZER, weights)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    guard.before_update(0, norm=False)
+    weights[1].grad[1] = float("nan")  # type: ignore[index]
+    with pytest.raises(NonFiniteError):
+        guard.before_update(1, norm=False)
+
+
+def test_a_model_without_any_gradient_is_refused(world: World) -> None:
+    with pytest.raises(RecipeError, match="gave no parameter of the model a gradient"):
+        Guard(world, PLAN, OPTIMIZER, [nn.Parameter(torch.zeros(2))]).before_update(0, norm=False)
 
 
 def test_a_mean_loss_that_is_not_finite_is_refused(world: World) -> None:
     with pytest.raises(NonFiniteError, match=r"in step 4 \(epoch 2\)"):
-        Guard(world, PLAN, OPTIMIZER).on_log(4, float("nan"))
+        Guard(world, PLAN, OPTIMIZER, []).on_log(4, float("nan"))
 
 
 def test_fifty_steps_left_out_in_a_row_are_refused(world: World) -> None:
     plan = Plan(seed=0, epochs=100, samples=10, batch_size=4, micro_batch_size=4)
-    guard = Guard(world, plan, OPTIMIZER)
+    guard = Guard(world, plan, OPTIMIZER, [])
     for step in range(MOST_SKIPPED - 1):
         guard.after_update(step, skipped=True)
     guard.after_update(MOST_SKIPPED - 1, skipped=False)
@@ -129,10 +198,10 @@ def test_a_bad_loss_with_good_gradients_makes_them_bad(world: World, value: floa
     """An added constant has no gradient: torch alone would train on."""
     weight = nn.Parameter(torch.ones(3))
     (weight.sum() + value).backward()  # type: ignore[no-untyped-call]
-    assert torch.isfinite(gradient_norm(world, [weight], None)), "nothing to see here"
+    assert torch.isfinite(norm_of([weight])), "nothing to see here"
     weight.grad = None
     world.backward(weight.sum() + value, 0.5)
-    assert torch.isnan(gradient_norm(world, [weight], None))
+    assert torch.isnan(norm_of([weight]))
 
 
 def test_a_good_loss_keeps_its_gradients(world: World) -> None:
@@ -146,14 +215,14 @@ def test_one_bad_micro_batch_of_several_is_seen(world: World) -> None:
     weight = nn.Parameter(torch.ones(3))
     for add in (0.0, float("inf"), 0.0):
         world.backward(weight.sum() + add, 1 / 3)
-    assert torch.isnan(gradient_norm(world, [weight], None))
+    assert torch.isnan(norm_of([weight]))
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_clipping_does_not_hide_a_bad_gradient(world: World, clip: float | None) -> None:
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.tensor([float("inf"), 1.0])
-    assert not torch.isfinite(gradient_norm(world, [weight], clip))
+    assert not torch.isfinite(norm_of([weight], clip))
 
 
 # ── updates after a bad step, off the host ──────────────────────────────────────────────────────
@@ -180,7 +249,7 @@ def trained(
     """What there is after each step, as on a GPU; `bad` gives gradients that are not finite."""
     model = model_with_gradients(1)
     optimizer = make(model.parameters())
-    guard = Guard(world, PLAN, optimizer)
+    guard = Guard(world, PLAN, optimizer, model.parameters())
     guard._at_once = False
     after = []
     for step in range(steps):
@@ -188,7 +257,7 @@ def trained(
             parameter.grad = torch.full_like(parameter, 0.5)
         if step in bad:
             parameter.grad.view(-1)[0] = bad[step]  # type: ignore[union-attr]
-        guard.before_update(step, gradient_norm(world, list(model.parameters()), None))
+        guard.before_update(step, norm=False)
         optimizer.step()
         guard.after_update(step, skipped=False)
         after.append(everything(model, optimizer))
@@ -241,7 +310,7 @@ def test_another_optimizer_goes_on_and_is_refused_all_the_same(world: World, mak
 def test_weights_that_are_not_finite_are_not_evaluated(world: World) -> None:
     weight = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
     empty = nn.Parameter(torch.empty(0))
-    guard = Guard(world, PLAN, OPTIMIZER)
+    guard = Guard(world, PLAN, OPTIMIZER, [weight, empty])
     guard.before_evaluation(4, [weight, empty])
     with torch.no_grad():
         weight[1] = float("inf")

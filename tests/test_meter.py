@@ -38,11 +38,24 @@ def test_the_sum_of_losses_is_exact() -> None:
     assert meter.loss() == sum(losses.tolist()) / 1000
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_off_the_host_nothing_waits_for_a_loss(device: str) -> None:
+    """A tensor of the meta device has no value that could be read."""
+    meter = Meter(torch.device(device))
+    meter.add(torch.ones((), device=device, requires_grad=True) * 2)
+    if device == "meta":
+        assert isinstance(meter._sum, Tensor)
+        assert not meter._sum.requires_grad
+        assert meter._sum.dtype == torch.float64
+    else:
+        assert meter._sum == 2.0
+
+
 def test_a_loss_is_kept_without_its_graph() -> None:
     meter = Meter(CPU)
     meter.add(torch.ones((), requires_grad=True) * 2)
     assert meter.losses() == ([2.0], 1)
-    assert not meter._sum.requires_grad
+    assert isinstance(meter._sum, float)
 
 
 def test_an_interval_goes_on_where_a_checkpoint_was_written() -> None:

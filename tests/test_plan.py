@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from launcher import rng
 from launcher.errors import SettingsError
-from launcher.plan import Plan, Ticket
+from launcher.plan import Plan, Seeds, Ticket
 
 some = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -174,6 +174,27 @@ def test_two_streams_of_tickets_do_not_disturb_each_other() -> None:
     alone = plain(list(plan.tickets()))
     mixed = [ours for ours, _ in zip(plan.tickets(), other.tickets(), strict=True)]
     assert plain(mixed) == alone
+
+
+# ── seeds ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@some
+@given(plan=plans(), data=st.data(), purpose=st.sampled_from([(), (rng.AUGMENT,)]))
+def test_seeds_in_blocks_are_those_of_each_micro_batch(
+    plan: Plan, data: st.DataObject, purpose: tuple[int, ...]
+) -> None:
+    """From any step on, in blocks of any length, and after going back."""
+    process = data.draw(st.integers(0, plan.processes - 1))
+    start = data.draw(st.integers(0, plan.total_steps - 1))
+    seeds = Seeds(plan, *purpose)
+    seeds._steps = data.draw(st.integers(1, 5))
+    tickets = list(plan.tickets(start, process))
+    for ticket in [*tickets, *tickets[: plan.accumulation]]:
+        assert seeds(ticket) == [
+            rng.torch_seed(plan.seed, ticket.step, ticket.number + device, *purpose)
+            for device in range(plan.devices)
+        ]
 
 
 # ── sizes ────────────────────────────────────────────────────────────────────────────────────────

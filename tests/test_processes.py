@@ -70,10 +70,11 @@ if os.environ.get("COUNT"):
         return plain(model, batch)
 
 if os.environ.get("CONTROL"):
-    from launcher import passes, rng
-    def seeds(plan, ticket, *purpose):
-        return [rng.torch_seed(plan.seed, ticket.step, int(os.environ.get("RANK", "0")))]
-    passes.seeds = seeds
+    from launcher import rng
+    from launcher.plan import Seeds
+    def seeds(self, ticket):
+        return [rng.torch_seed(self._plan.seed, ticket.step, int(os.environ.get("RANK", "0")))]
+    Seeds.__call__ = seeds
 
 recipe = Recipe(hparams=H, data=data, model=model, optimizer=optimizer, loss=loss)
 """

@@ -15,10 +15,10 @@ import pytest
 import torch
 from conftest import command, write_recipe
 
-from launcher import checkpoint, passes, resume, storage, train
+from launcher import checkpoint, resume, storage, train
 from launcher.data import Batch, Data, feed
 from launcher.meter import Meter
-from launcher.plan import Plan, Ticket
+from launcher.plan import Plan, Seeds, Ticket
 from launcher.state import State
 
 RUN = Path("checkpoints/r")
@@ -329,8 +329,8 @@ def test_a_run_that_continues_with_the_next_samples_ends_otherwise(
 def test_a_run_that_seeds_dropout_otherwise_ends_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = uninterrupted("checkpoint_every=5")
     start("checkpoint_every=5", stop="ctrl-c 24")
-    seeds = passes.seeds
-    monkeypatch.setattr(passes, "seeds", lambda *of: [n + 1 for n in seeds(*of)])
+    seeds = Seeds.__call__
+    monkeypatch.setattr(Seeds, "__call__", lambda *of: [n + 1 for n in seeds(*of)])
     start("checkpoint_every=5")
     assert outcome() != expected
 
