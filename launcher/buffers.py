@@ -42,11 +42,9 @@ class StepAverage:
                 if b.is_floating_point() or b.is_complex()
             }
 
-    @torch.no_grad()
     def begin_pass(self) -> None:
         if self._needed:
-            for name, buffer in self._model.named_buffers():
-                buffer.copy_(self._first[name])
+            self.undo()
 
     @torch.no_grad()
     def undo(self) -> None:
@@ -54,18 +52,20 @@ class StepAverage:
         for name, buffer in self._model.named_buffers():
             buffer.copy_(self._first[name])
 
-    @torch.no_grad()
     def end_pass(self) -> None:
         if self._needed:
-            now = dict(self._model.named_buffers())
-            for name, change in self._changes.items():
-                change += now[name] - self._first[name]
+            with torch.no_grad():
+                now = dict(self._model.named_buffers())
+                for name, change in self._changes.items():
+                    change += now[name] - self._first[name]
 
-    @torch.no_grad()
     def end_step(self, total: Total | None) -> None:
         """Set the buffers to the mean; `total` is the sum of a tensor over all processes."""
-        if not self._changes:
-            return
+        if self._changes:
+            self._set_mean(total)
+
+    @torch.no_grad()
+    def _set_mean(self, total: Total | None) -> None:
         real = {
             name: torch.view_as_real(change) if change.is_complex() else change
             for name, change in self._changes.items()

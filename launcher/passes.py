@@ -23,6 +23,8 @@ from launcher.build import Parts
 from launcher.data import Batch
 from launcher.plan import Seeds, Ticket
 
+_SYNC = nullcontext()
+
 
 class Passes:
     """What turns micro-batches into gradients."""
@@ -30,40 +32,45 @@ class Passes:
     def __init__(self, parts: Parts, wrapped: nn.Module, *, repeatable: bool = False) -> None:
         """`wrapped` is the model as `World.prepare` gave it; `repeatable` remembers what `undo`
         needs, a copy of the model's buffers in each step."""
-        self._world, self._plan, self._model = parts.world, parts.plan, parts.model
-        self._wrapped, self._loss = wrapped, parts.recipe.loss
-        self._seeds = Seeds(self._plan)
+        world, plan = parts.world, parts.plan
+        self._world, self._model, self._wrapped = world, parts.model, wrapped
+        self._loss, self._seeds = parts.recipe.loss, Seeds(plan)
+        self._seed, self._passes = plan.seed, plan.accumulation
+        self._share = 1 / plan.accumulation
+        self._plain = world.precision == "no"
         self._buffers = StepAverage(
-            parts.model, self._plan.accumulation, self._world.processes, remember=repeatable
+            parts.model, plan.accumulation, world.processes, remember=repeatable
         )
 
     def run(self, micro_batches: Iterator[tuple[Ticket, Batch]]) -> list[Tensor]:
         """All passes of one step. Returns each one's mean loss, a scalar on the device."""
-        world, losses = self._world, []
-        self._buffers.begin_step()
-        for remaining in reversed(range(self._plan.accumulation)):
+        world, buffers, losses = self._world, self._buffers, []
+        buffers.begin_step()
+        for number in range(1, self._passes + 1):
             ticket, batch = next(micro_batches)
             world.watch.beat()
             world.seed(self._seeds(ticket))  # for dropout
-            draws.begin(self._plan.seed, ticket.step)
-            self._buffers.begin_pass()
-            with world.no_sync(self._wrapped) if remaining else nullcontext():
+            draws.begin(self._seed, ticket.step)
+            buffers.begin_pass()
+            with _SYNC if number == self._passes else world.no_sync(self._wrapped):
                 loss = self.forward(batch)
                 world.watch.beat()  # before the exchange with other processes
                 self.backward(loss)
-            self._buffers.end_pass()
+            buffers.end_pass()
             losses.append(loss.detach())
-        self._buffers.end_step(world.total)
+        buffers.end_step(world.total)
         return losses
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss of one micro-batch, a scalar with its graph."""
+        if self._plain:
+            return self._loss(self._wrapped, batch)
         with self._world.autocast():
             return self._loss(self._wrapped, batch)
 
     def backward(self, loss: Tensor) -> None:
         """Add its share of the step's gradient to the parameters'."""
-        self._world.backward(loss, 1 / self._plan.accumulation)
+        self._world.backward(loss, self._share)
 
     def undo(self) -> None:
         """Forget the gradients, and set the buffers to what they were before the step. Only for

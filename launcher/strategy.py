@@ -5,11 +5,12 @@ Of Accelerate the launch, `Accelerator`, `prepare` of the model (and of the opti
 not: they would change which sample comes next.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final, Literal
 
 import torch
@@ -98,13 +99,11 @@ class World:
         if self.precision == "fp16":
             self.accelerator.backward(loss * share)
         else:
-            # share - 0 * loss: one operation, and NaN if the loss is not finite.
-            gradient = torch.rsub(loss.detach(), share, alpha=0)
             # What `loss.backward` does, without looking once more at what is known of a scalar: 12
             # of the 24 us that the call takes beside the passes themselves.
             _ENGINE.run_backward(
-                (loss,), (gradient,), keep_graph=False, create_graph=False, inputs=(),
-                allow_unreachable=True, accumulate_grad=True,
+                (loss,), (_gradient(loss, share),), keep_graph=False, create_graph=False,
+                inputs=(), allow_unreachable=True, accumulate_grad=True,
             )  # fmt: skip
 
     def skipped(self) -> bool:
@@ -188,6 +187,18 @@ class World:
         self.accelerator.end_training()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _gradient(loss: Tensor, share: float) -> Tensor:
+    """`share`, or NaN if the loss is not finite, where the loss is."""
+    if loss.device.type == "cpu":
+        return _on_host(share if math.isfinite(loss.item()) else math.nan, loss.dtype)
+    return torch.rsub(loss.detach(), share, alpha=0)  # share - 0 * loss, and no wait
+
+
+@lru_cache(maxsize=16)
+def _on_host(value: float, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(value, dtype=dtype)
 
 
 class RefusedElsewhere(LauncherError):  # noqa: N818
