@@ -141,7 +141,7 @@ class Record:
         """
         before = read_json(self.folder / "status.json")
         last = before.get("last_committed_step")
-        new = committed is not None and committed != last
+        new = committed is not None and committed > (last or 0)
         self._write("status.json", {
             "state": state,
             "code": code,

@@ -120,7 +120,7 @@ def attempt(
     if account is not None:
         run = describe.run(request, parts, origins, identity, state.step)
         changed = run["changes"]
-        seconds = account.begin(parts.loaded.source, run, state.records, state.step)
+        seconds = account.begin(parts.loaded.source, run, state.records, state.step or None)
         tracker.start(request, state.step, parts.plan.total_steps)
     beside = {**({"machines": where} if where else {}), **tracker.shown(request)}
     describe.banner(screen, request, parts, state.step, changed, beside)
