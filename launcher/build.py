@@ -108,7 +108,7 @@ def build(
     groups = group_values(optimizer)
     return Parts(
         loaded, hparams, settings, world, data, model, optimizer, base_lrs, groups, plan, resident,
-        Loaders.of(loaded, hparams, settings, world, data, plan), monitor,
+        Loaders.of(loaded, hparams, settings, world, data, plan, resident=resident), monitor,
         None if hparams.ema is None else Average(model, hparams.ema),
     )  # fmt: skip
 

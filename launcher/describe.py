@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from launcher import record, settings, storage
-from launcher.build import Parts
+from launcher.build import RESIDENT_SHARE, Parts
 from launcher.documents import read_json
 from launcher.launch import hidden_config
 from launcher.live import duration
@@ -123,6 +123,14 @@ def with_origins(values: Any, origins: Origins) -> dict[str, dict[str, Any]]:
     }
 
 
+def resident(parts: Parts) -> str:
+    """Whether data in memory is on the device, and by which rule."""
+    if not parts.resident:
+        return ""
+    ruled = parts.settings.resident == "auto" and parts.world.device.type == "cuda"
+    return ", on the device" + f" (at most {RESIDENT_SHARE:.0%} of its free memory)" * ruled
+
+
 def banner(
     screen: Screen, request: Request, parts: Parts, step: int, changed: Sequence[str] = (),
     beside: Mapping[str, str] | None = None,
@@ -137,7 +145,7 @@ def banner(
             "model": f"{type(parts.model).__name__}, {parameters(parts):,} parameters",
             "data": f"{plan.samples:,} training and {len(test):,} test samples of "
             f"{' x '.join(map(str, parts.data.shape))}, {len(parts.data.classes)} classes"
-            + (", on the device" if parts.resident else ""),
+            + resident(parts),
             "devices": devices(parts),
             "plan": f"{plan.epochs} epochs x {plan.steps_per_epoch} steps of {plan.batch_size} = "
             f"{plan.total_steps} steps; micro-batches of {plan.micro_batch_size}"

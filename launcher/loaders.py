@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from launcher import settings as fields
-from launcher.data import Data, Drawn
+from launcher.ahead import Ahead
+from launcher.data import Data, Drawn, Resident
 from launcher.evaluate import BLOCK
 from launcher.loader import Loader, Origin, check_shared_memory
 from launcher.plan import Plan
@@ -22,29 +23,33 @@ MOST_GUESSED = 8
 
 @dataclass(frozen=True)
 class Loaders:
-    """Of one process; the workers begin with the first batch that is asked for."""
+    """Of one process; workers and threads begin with the first batch that is asked for."""
 
-    train: Loader
-    test: Loader
+    train: Loader | Ahead
+    test: Loader | Ahead
     how: str
     """Why there are as many workers as there are, for the banner."""
 
     @classmethod
     def of(
         cls, loaded: Loaded, hparams: Hparams, settings: RunSettings, world: World, data: Data,
-        plan: Plan,
+        plan: Plan, *, resident: bool = False,
     ) -> "Loaders":  # fmt: skip
-        """The loaders of one process of a run, not begun yet. Raises DataError when what they would
-        make ahead does not fit into shared memory."""
+        """The loaders of one process of a run, not begun yet; `resident`: what is in memory is on
+        the device already. Raises DataError when what they would make ahead does not fit into
+        shared memory."""
         workers, how, tuned = choose(loaded, hparams, settings, world, data, plan)
         if workers and isinstance(data.train.source, Drawn):
             one = data.train.source.draw(np.zeros(1, dtype=np.int64), hparams.seed)
             size = max(BLOCK, plan.micro_batch_size * world.devices)
             batch = {name: value.expand(size, *value.shape[1:]) for name, value in one.items()}
             check_shared_memory(batch, workers, tuned.prefetch)
-        made = {}
+        made: dict[str, Loader | Ahead] = {}
         for part in ("train", "test"):
             source = data.train.source if part == "train" else data.test.source
+            if world.device.type == "cuda" and isinstance(source, Resident) and not resident:
+                made[part] = Ahead(source, world.device)
+                continue
             origin = Origin(
                 path=loaded.path, sha256=loaded.sha256, part=part,
                 hparams=json.dumps(fields.as_json(hparams)), data_dir=Path(settings.data_dir),
@@ -53,10 +58,12 @@ class Loaders:
                 source, origin, hparams.seed, workers, timeout=settings.timeout,
                 prefetch=tuned.prefetch, pin=world.device.type == "cuda",
             )  # fmt: skip
+        if isinstance(made["train"], Ahead):
+            how = "0 (a thread gathers data in memory, and copies it to the device ahead)"
         return cls(made["train"], made["test"], how)
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers and threads."""
         self.train.close()
         self.test.close()
 

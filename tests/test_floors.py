@@ -34,7 +34,7 @@ FLOORS: list[set[str]] = [
     | {"request", "outline", "validate"}
     | {"login", "order", "follower", "track", "wandb_file", "wandb_run", "tensorboard_run"},
     {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
-    | {"modes", "pictures", "sources.absent", "uncompiled"}
+    | {"modes", "pictures", "sources.absent", "uncompiled", "ahead"}
     | {"models", "models.lenet", "models.mlp", "models.resnet"}
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits"}
     | {"sources.mnist", "sources.synthetic", "sources.decoded", "sources.photo", "sources.listing"}
@@ -133,6 +133,7 @@ BESIDE: dict[str, set[str]] = {
     "tuned": {"strategy"},
     "evaluate": {"verdicts"},
     "loaders": {"evaluate", "loader", "strategy", "tuned"},
+    "ahead": {"data"},
     "build": {"evaluate", "loaders", "strategy"},
     "saver": {"guard", "trained"},
     "trained": {"strategy"},
