@@ -8,6 +8,10 @@ files: `sources.folder` against `torchvision.datasets.ImageFolder` under the sam
 RandomResizedCrop(224) and flip. The loader alone, without a model, in windows that take turns; what
 was made ahead of a window is not counted. Medians of images per second with the quartiles, and the
 ratio to DataLoader at its best number of workers and at the same one.
+
+And what an epoch's end costs, with workers: a loop that takes a photograph batch and then sleeps so
+long that the loader keeps up. Of each end the slowest of the steps around it, as a share of the
+median step; beside it DataLoader, whose workers stay too, but make nothing ahead of a new epoch.
 """
 
 import argparse
@@ -15,11 +19,10 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision import datasets, transforms
@@ -32,7 +35,7 @@ from launcher.plan import Plan
 from launcher.rng import SampleRng
 
 CPU = torch.device("cpu")
-Batches = Iterator[int]
+Batches = Generator[int, None, None]
 """Images in each batch, for ever."""
 
 
@@ -79,13 +82,29 @@ def photo_transform() -> Any:
 
 
 def ours_from_files(photos: Path, size: int, workers: int) -> Batches:
-    """The launcher's loader over a folder."""
+    """The launcher's loader over a folder, epoch after epoch."""
     source = sources.folder(photos, photo_transform())
     origin = Origin(Path("none.py"), "", "{}", Path("data"), "train")  # forked: never used
-    draw = np.random.default_rng(0)
-    tasks = (Task(draw.permutation(len(source))[:size], (number,)) for number in range(10**9))
+    samples = len(source)
+    plan = Plan(seed=0, epochs=10**6, samples=samples, batch_size=size, micro_batch_size=size)
+    tasks = (Task(ticket.samples, (ticket.epoch,)) for ticket in plan.tickets())
     for batch in Loader(source, origin, 0, workers)(tasks):
         yield len(batch["label"])
+
+
+def epoch_ends(batches: Batches, steps: int, epochs: int, pace: float) -> list[float]:
+    """The slowest of the three steps around each epoch's end, as shares of the median step: the
+    epoch's last one and the next epoch's first two. A step takes a batch and sleeps `pace` seconds;
+    an epoch has so many `steps`, at least 4. What comes before the first end is not counted."""
+    took = []
+    for _ in range(steps * (epochs + 1)):
+        began = time.perf_counter()
+        next(batches)
+        time.sleep(pace)
+        took.append(time.perf_counter() - began)
+    median = statistics.median(took[steps:])
+    firsts = range(2 * steps, len(took) - 1, steps)
+    return [max(took[first - 1 : first + 2]) / median for first in firsts]
 
 
 def compare(
@@ -118,6 +137,60 @@ def report(title: str, rates: dict[str, list[float]], ours: list[str]) -> dict[s
     return medians
 
 
+def in_memory(
+    data_dir: Path, size: int, workers: Sequence[int], windows: int, seconds: float
+) -> dict[str, dict[str, float]]:
+    """CIFAR-10 by micro-batches of `size`: shown as a table; the medians by title and loader."""
+    known = cifar(data_dir)
+    sides = {"launcher": (ours_in_memory(data_dir, size), 0)}
+    for n in workers:
+        sides[f"DataLoader, {n} workers"] = (theirs(known, size, n), n)
+    rates = compare(sides, windows, seconds)
+    title = f"CIFAR-10, batch {size}, {windows} windows, {torch.get_num_threads()} threads"
+    return {title: report(title, rates, ["launcher"])}
+
+
+def from_files(
+    photos: Path, workers: Sequence[int], windows: int, seconds: float
+) -> dict[str, dict[str, float]]:
+    """Photographs by batches of 32: shown as a table; the medians by title and loader."""
+    known = datasets.ImageFolder(str(photos), photo_transform())
+    sides, ours = {}, []
+    for n in workers:
+        ours.append(f"launcher, {n} workers")
+        sides[ours[-1]] = (ours_from_files(photos, 32, n), n)
+        sides[f"DataLoader, {n} workers"] = (theirs(known, 32, n), n)
+    rates = compare(sides, windows, seconds)
+    title = f"{len(known)} photographs, batch 32, {windows} windows"
+    return {title: report(title, rates, ours)}
+
+
+def ends(photos: Path, workers: int, epochs: int) -> dict[str, dict[str, float]]:
+    """What an epoch's end costs: shown as a table; the slowest of all ends by title and loader."""
+    known = datasets.ImageFolder(str(photos), photo_transform())
+    steps = len(known) // 32
+    sides: dict[str, Callable[[], Batches]] = {
+        "launcher": lambda: ours_from_files(photos, 32, workers),
+        "DataLoader": lambda: theirs(known, 32, workers),
+    }
+    pace = 1.5 * max(_seconds_a_batch(made(), workers) for made in sides.values())
+    shares = {name: epoch_ends(made(), steps, epochs, pace) for name, made in sides.items()}
+    title = f"ends of {epochs} epochs of {steps} steps of {pace:.3f} s and more, {workers} workers"
+    rows = [(name, f"{statistics.median(of):.2f}", f"{max(of):.2f}") for name, of in shares.items()]
+    columns = ("loader", "slowest step around an end / median step: median", "most")
+    screen.table(title, columns, rows)
+    return {title: {name: max(of) for name, of in shares.items()}}
+
+
+def _seconds_a_batch(batches: Batches, workers: int) -> float:
+    for _ in range(1 + workers * (PREFETCH + 1)):
+        next(batches)
+    began, some = time.perf_counter(), 4 * max(1, workers)
+    for _ in range(some):
+        next(batches)
+    return (time.perf_counter() - began) / some
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--data", type=Path, help="a data_dir with CIFAR-10")
@@ -126,6 +199,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=2.0, help="of a window")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, default=20, help="whose ends are looked at")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     if not (asked.data or asked.photos):
@@ -134,23 +208,10 @@ def main() -> int:
     found: dict[str, Any] = {}
     if asked.data:
         for size in (128, 4):
-            known = cifar(asked.data)
-            sides = {"launcher": (ours_in_memory(asked.data, size), 0)}
-            for n in asked.workers:
-                sides[f"DataLoader, {n} workers"] = (theirs(known, size, n), n)
-            rates = compare(sides, asked.windows, asked.seconds)
-            title = f"CIFAR-10, batch {size}, {asked.windows} windows, {asked.threads} threads"
-            found[title] = report(title, rates, ["launcher"])
+            found |= in_memory(asked.data, size, asked.workers, asked.windows, asked.seconds)
     if asked.photos:
-        known = datasets.ImageFolder(str(asked.photos), photo_transform())
-        sides, ours = {}, []
-        for n in asked.workers:
-            ours.append(f"launcher, {n} workers")
-            sides[ours[-1]] = (ours_from_files(asked.photos, 32, n), n)
-            sides[f"DataLoader, {n} workers"] = (theirs(known, 32, n), n)
-        rates = compare(sides, asked.windows, asked.seconds)
-        title = f"{len(known)} photographs, batch 32, {asked.windows} windows"
-        found[title] = report(title, rates, ours)
+        found |= from_files(asked.photos, asked.workers, asked.windows, asked.seconds)
+        found |= ends(asked.photos, max(asked.workers), asked.epochs)
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1))
     return 0
