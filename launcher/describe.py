@@ -119,7 +119,7 @@ def with_origins(values: Any, origins: Origins) -> dict[str, dict[str, Any]]:
     """Every field with its value and where it came from."""
     return {
         key: {"value": value, "from": origins[key]}
-        for key, value in settings.as_json(values).items()
+        for key, value in settings.recorded(values).items()
     }
 
 

@@ -125,17 +125,15 @@ def follow(order: Order, sink: Sink, told: Told) -> str | None:
             if step > sink.last:
                 sink.row(step, values)
                 sink.last = new = step
-        if word == FINISHED and new:
-            _pass_outcome(folder, sink, new)
         if word:
             break
-    return sink.finish(finished=word == FINISHED)
-
-
-def _pass_outcome(folder: Path, sink: Sink, step: int) -> None:
-    document = read_json(folder / "outcome.json")
-    if document.get("format") == 1 and document.get("step") == step:
-        sink.outcome(document)
+    try:
+        outcome = read_json(folder / "outcome.json") if word == FINISHED and new else {}
+        if outcome.get("format") == 1 and outcome.get("step") == new:
+            sink.outcome(outcome)
+    finally:  # the numbers are worth more than the pictures
+        words = sink.finish(finished=word == FINISHED)
+    return words
 
 
 def end_all() -> None:
@@ -168,7 +166,7 @@ def main() -> None:
         words = follow(order, _sink(order), told)
         code = 0
     except Exception as error:  # the end of this process: nothing goes on with what is broken
-        reason = " ".join(f"{error}".split()) or type(error).__name__
+        reason = " ".join(f"{error}".split()).rstrip(".") or type(error).__name__
         words = f"warning: {order.tracker} has stopped: {reason}. metrics.jsonl is complete."
         code = 1
     if words:

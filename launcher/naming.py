@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from launcher import secret
 from launcher.layers import Given
 
 LONGEST = 80
@@ -17,7 +18,11 @@ def derive(recipe: Path, configs: Sequence[Path], hparams: Iterable[Given]) -> s
     longer than 80 characters, or holds others than `A-Za-z0-9._=,+-`, is cut and gets 8 hex digits
     of the SHA-256 of the untouched text.
     """
-    last = {given.key: given.text or "" for given in hparams if given.source == "argument"}
+    last = {
+        given.key: secret.redacted(given.key, given.text or "")
+        for given in hparams
+        if given.source == "argument"
+    }
     parts = [config.stem for config in configs]
     parts += [f"{key}={text}" for key, text in sorted(last.items())]
     text = recipe.stem + ("--" + ",".join(parts) if parts else "")

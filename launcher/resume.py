@@ -27,7 +27,7 @@ MOST_FAILURES: Final = 3
 def identify(request: Request, sha256: str, hparams: Hparams) -> dict[str, Any]:
     """What is learned: what must be equal when the run continues, but for what --allow-change
     names. Raises SettingsError when that names nothing."""
-    identity = {"recipe": sha256, **settings.as_json(hparams)}
+    identity = {"recipe": sha256, **settings.recorded(hparams)}
     for key in request.allow_change:
         if key not in [*identity, "data"]:
             near = did_you_mean(key, [*identity, "data"])

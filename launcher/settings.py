@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError
 
-from launcher import durations, mirrors
+from launcher import durations, mirrors, secret
 from launcher.errors import SettingsError, listed
 from launcher.layers import Given, scalar
 from launcher.validate import read, wrong_default
@@ -176,6 +176,11 @@ def as_json(instance: Any) -> dict[str, Any]:
     if isinstance(instance, RunSettings) and instance.mirror is not None:
         document["mirror"] = mirrors.redacted(instance.mirror)
     return document
+
+
+def recorded(instance: Any) -> dict[str, Any]:
+    """Every field as it may be written or shown: `as_json`, without what is named like a secret."""
+    return {key: secret.redacted(key, value) for key, value in as_json(instance).items()}
 
 
 def from_json(cls: type[T], text: str) -> T:

@@ -126,7 +126,7 @@ def tables(
         (f"Hyperparameters of {request.path}", parts.hparams, origins),
         ("Run settings", parts.settings, request.settings_from),
     ):
-        rows = ((k, scalar(v), sources[k]) for k, v in settings.as_json(values).items())
+        rows = ((k, scalar(v), sources[k]) for k, v in settings.recorded(values).items())
         screen.table(title, ("key", "value", "from"), rows)
     screen.table("Plan", ("quantity", "value"), arithmetic(parts).items())
     model_rows = (

@@ -57,11 +57,9 @@ class Tracker:
 
     def shown(self, request: Request) -> dict[str, str]:
         """Rows for the start banner."""
-        base = Path(os.environ.get("WANDB_DIR") or request.label)
-        sync = f"wandb sync {base / 'wandb' / 'offline-run-*'}"
         rows = {"wandb": {
             "online": f"online ({self._why})",
-            "offline": f"offline ({self._why}): {sync}",
+            "offline": f"offline ({self._why}): {_sync(request, 'offline-run-*')}",
             "off": f"off ({self._why})",
         }[self._mode]}  # fmt: skip
         if self._tensorboard:
@@ -79,7 +77,7 @@ class Tracker:
             group=settings.wandb_group, tags=settings.wandb_tags, artifact=settings.wandb_artifact,
         )  # fmt: skip
         if self._mode != "off":
-            self._follow(order)
+            self._follow(order, f"This sends what W&B lacks: {_sync(request, '*run-*')}")
         if self._tensorboard:
             self._follow(dataclasses.replace(order, tracker="tensorboard"))
 
@@ -111,9 +109,9 @@ class Tracker:
         for follower in self._followers:
             follower.close()
 
-    def _follow(self, order: Order) -> None:
+    def _follow(self, order: Order, hint: str = "") -> None:
         try:
-            self._followers.append(_Follower(order, self._say))
+            self._followers.append(_Follower(order, self._say, hint))
         except OSError as error:  # no process can be had
             self._say(f"warning: {order.tracker} was not started: {error}. Training goes on.")
 
@@ -121,9 +119,11 @@ class Tracker:
 class _Follower:
     """One follower's process."""
 
-    def __init__(self, order: Order, say: Callable[[str], None]) -> None:
-        """Raises OSError."""
+    def __init__(self, order: Order, say: Callable[[str], None], hint: str = "") -> None:
+        """`hint` is what to do when it does not end in time. Raises OSError."""
         self.tracker = order.tracker
+        self._closing = False
+        self._hint = hint
         self._say = say
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "launcher.follower"],
@@ -151,25 +151,35 @@ class _Follower:
 
     def close(self) -> None:
         """End it, with all that it has started, if it has not ended by itself."""
+        self._closing = True
         if self._process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._say(
-                f"warning: {self.tracker} did not end in time. metrics.jsonl is complete"
-                + ("; wandb sync FOLDER sends what is in the run's wandb folder."
-                   if self.tracker == "wandb" else ".")
-            )  # fmt: skip
+                f"warning: {self.tracker} did not end in time. metrics.jsonl is complete. "
+                f"{self._hint}".rstrip()
+            )
         self._listener.join(1.0)
         for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
             with suppress(OSError):
-                pipe.close()
+                pipe.close()  # type: ignore[union-attr]
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._say(line.decode(errors="replace").rstrip())
+        code = self._process.wait()
+        if code < 0 and not self._closing:
+            self._say(
+                f"warning: {self.tracker} has stopped: something ended it with signal {-code}. "
+                f"metrics.jsonl is complete."
+            )
+
+
+def _sync(request: Request, folders: str) -> str:
+    """The command that sends W&B what lies in the run's folder."""
+    return f"wandb sync {Path(os.environ.get('WANDB_DIR') or request.label) / 'wandb' / folders}"
 
 
 def _environment() -> dict[str, str]:

@@ -52,7 +52,7 @@ def key(loaded: Loaded, hparams: Hparams, data: Data, plan: Plan, world: World) 
         "source": data.train.source.fingerprint,
         "recipe": loaded.sha256,
         "transform": {
-            name: value for name, value in settings.as_json(hparams).items()
+            name: value for name, value in settings.recorded(hparams).items()
             if name not in ("seed", "epochs")
         },
         "micro_batch_size": plan.micro_batch_size,

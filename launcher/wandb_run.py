@@ -94,9 +94,9 @@ class WandbRun:
             self._run.finish(exit_code=0 if finished else 1)
         except TimeoutError:
             timely = False
-        wandb.teardown()  # its service writes the rest of the file as it ends
-        there = last_step(self._base / "wandb", self.id)
-        if there < self.last:
+        if timely:
+            wandb.teardown()  # its service writes the rest of the file as it ends
+        if timely and (there := last_step(self._base / "wandb", self.id)) < self.last:
             return (
                 f"warning: W&B lacks the steps after {there}: {self._base} may be full. "
                 f"metrics.jsonl has them."
@@ -143,7 +143,7 @@ class WandbRun:
             try:
                 return self._init()
             except (wandb.Error, OSError, TimeoutError) as error:
-                reason = " ".join(f"{error}".split())
+                reason = (f"{error}".splitlines() or [type(error).__name__])[0].strip()
             self.mode = "offline"
             self._warning = f"warning: W&B could not be reached ({reason}), so it went on offline."
             wandb.teardown()

@@ -32,7 +32,16 @@ FLOORS: list[set[str]] = [
     | {"inventory", "documents", "png", "outcome"}
     | {"overview", "find"}
     | {"request", "outline", "validate"}
-    | {"login", "order", "follower", "track", "wandb_file", "wandb_run", "tensorboard_run"},
+    | {
+        "secret",
+        "login",
+        "order",
+        "follower",
+        "track",
+        "wandb_file",
+        "wandb_run",
+        "tensorboard_run",
+    },
     {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
     | {"modes", "pictures", "sources.absent", "uncompiled", "ahead"}
     | {"models", "models.lenet", "models.mlp", "models.resnet"}
@@ -71,9 +80,9 @@ BESIDE: dict[str, set[str]] = {
     "draws": {"rng"},
     "plan": {"errors", "rng", "durations"},
     "layers": {"errors", "mirrors"},
-    "settings": {"errors", "durations", "layers", "mirrors", "validate"},
+    "settings": {"errors", "durations", "layers", "mirrors", "secret", "validate"},
     "validate": {"errors", "layers"},
-    "naming": {"layers"},
+    "naming": {"layers", "secret"},
     "outline": {"layers", "settings"},
     "storage": {"errors"},
     "held": {"storage"},

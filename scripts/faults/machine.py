@@ -78,7 +78,12 @@ def start(
     """The command in the folder, which gets the recipe if it has none."""
     if not (folder / "r.py").exists():
         (folder / "r.py").write_text(RECIPE)
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | dict(environ or {})
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "WANDB_MODE": "disabled",
+    } | dict(environ or {})
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} | options
     return subprocess.Popen(command, cwd=folder, env=env, text=True, **streams)
 

@@ -33,7 +33,7 @@ def environment(folder: Path) -> dict[str, str]:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "scripts")])
     return kept | {
         "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
-        "HF_HOME": str(folder), "WANDB_MODE": "offline",
+        "HF_HOME": str(folder), "WANDB_MODE": "disabled",
     }  # fmt: skip
 
 
