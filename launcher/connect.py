@@ -42,6 +42,9 @@ def connect(launch: Launch, hparams: Hparams, settings: RunSettings) -> World:
             "precision=fp16 has no loss scaling under strategy=dp: use bf16 or DDP."
         )
     threads = _set_threads(launch, settings, cpu)
+    if settings.tf32 is not None:
+        torch.backends.cuda.matmul.allow_tf32 = settings.tf32
+        torch.backends.cudnn.allow_tf32 = settings.tf32
     timeout = timedelta(seconds=settings.timeout)
     try:
         if launch.processes > launch.local_processes:

@@ -33,6 +33,7 @@ def run(
         "micro_batch_size": parts.plan.micro_batch_size,
         "precision": parts.world.precision,
         "compile": parts.settings.compile,
+        "tf32": parts.settings.tf32,
         "torch": torch.__version__,
         "identity": dict(identity),
         "data": data(parts),

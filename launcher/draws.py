@@ -15,6 +15,8 @@ EVALUATION: Final = -1
 """The step of all evaluations."""
 
 _now: tuple[int, int] = (0, EVALUATION)
+asked = 0
+"""How often `bits` was called: a network that draws cannot be recorded and played back."""
 
 
 def begin(seed: int, step: int) -> None:
@@ -25,6 +27,8 @@ def begin(seed: int, step: int) -> None:
 
 def bits(*words: int) -> int:
     """64 random bits. Draws with other words (the number of the layer, say) are independent."""
+    global asked
+    asked += 1
     seed, step = _now
     return fold(seed, STEP, step, *words)
 

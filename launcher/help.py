@@ -69,8 +69,5 @@ def show(verb: str, recipe: Path | None) -> None:
 
 
 def _table(title: str, found: list[Setting]) -> None:
-    rows = (
-        (f.name, f.default, f"{f.doc} Not built yet." if f.name in settings.NOT_YET else f.doc)
-        for f in found
-    )
+    rows = ((f.name, f.default, f.doc) for f in found)
     table(title, ("key", "default", "meaning"), rows)

@@ -10,11 +10,15 @@ measure them:
     losses = passes.run(micro_batches)     # one for each micro-batch
     passes.undo()                          # as if `run` had not been called
     passes.forward = timed(passes.forward)
+    passes.compute = captured              # both passes at once
+
+`first` is called once, before the first pass, with its micro-batch: to try another way to compute.
 """
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 
 from launcher import draws
@@ -33,10 +37,12 @@ class Passes:
         """`wrapped` is the model as `World.prepare` gave it; `repeatable` remembers what `undo`
         needs, a copy of the model's buffers in each step."""
         world, plan = parts.world, parts.plan
-        self._world, self._model, self._wrapped = world, parts.model, wrapped
+        self._world, self._model, self.wrapped = world, parts.model, wrapped
+        self.first: Callable[[Ticket, Batch], None] | None = None
         self._loss, self._seeds = parts.recipe.loss, Seeds(plan)
         self._seed, self._passes = plan.seed, plan.accumulation
         self._share = 1 / plan.accumulation
+        self._parameters = tuple(parts.model.parameters())
         self._plain = world.precision == "no"
         self._buffers = StepAverage(
             parts.model, plan.accumulation, world.processes, remember=repeatable
@@ -48,25 +54,32 @@ class Passes:
         buffers.begin_step()
         for number in range(1, self._passes + 1):
             ticket, batch = next(micro_batches)
+            if self.first is not None:
+                self._try(ticket, batch)
             world.watch.beat()
             world.seed(self._seeds(ticket))  # for dropout
             draws.begin(self._seed, ticket.step)
             buffers.begin_pass()
-            with _SYNC if number == self._passes else world.no_sync(self._wrapped):
-                loss = self.forward(batch)
-                world.watch.beat()  # before the exchange with other processes
-                self.backward(loss)
+            with _SYNC if number == self._passes else world.no_sync(self.wrapped):
+                loss = self.compute(batch)
             buffers.end_pass()
             losses.append(loss.detach())
         buffers.end_step(world.total)
         return losses
 
+    def compute(self, batch: Batch) -> Tensor:
+        """Both passes of one micro-batch. Returns its loss."""
+        loss = self.forward(batch)
+        self._world.watch.beat()  # before the exchange with other processes
+        self.backward(loss)
+        return loss
+
     def forward(self, batch: Batch) -> Tensor:
         """The loss of one micro-batch, a scalar with its graph."""
         if self._plain:
-            return self._loss(self._wrapped, batch)
+            return self._loss(self.wrapped, batch)
         with self._world.autocast():
-            return self._loss(self._wrapped, batch)
+            return self._loss(self.wrapped, batch)
 
     def backward(self, loss: Tensor) -> None:
         """Add its share of the step's gradient to the parameters'."""
@@ -75,6 +88,37 @@ class Passes:
     def undo(self) -> None:
         """Forget the gradients, and set the buffers to what they were before the step. Only for
         passes that were made `repeatable`."""
-        for parameter in self._model.parameters():
-            parameter.grad = None
+        self.forget()
         self._buffers.undo()
+
+    def forget(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def rehearse(self, ticket: Ticket, batch: Batch) -> tuple[Tensor, list[Tensor | None]]:
+        """The loss and the gradients of one micro-batch, in this process alone; of all that,
+        nothing stays behind in the model."""
+        with self.unchanged(), self._world.no_sync(self.wrapped):
+            self._world.seed(self._seeds(ticket))
+            draws.begin(self._seed, ticket.step)
+            loss = self.compute({name: value.clone() for name, value in batch.items()})
+            found = [None if p.grad is None else p.grad.clone() for p in self._parameters]
+            return loss.detach().clone(), found
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """The model, without gradients, as it was before."""
+        before = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        try:
+            yield
+        finally:
+            self.forget()
+            with torch.no_grad():
+                for name, buffer in self._model.named_buffers():
+                    buffer.copy_(before[name])
+
+    def _try(self, ticket: Ticket, batch: Batch) -> None:
+        first, self.first = self.first, None
+        if first is not None:
+            first(ticket, batch)

@@ -19,7 +19,7 @@ from pydantic_core import PydanticSerializationError
 
 from launcher import durations, mirrors, secret
 from launcher.errors import SettingsError, listed
-from launcher.layers import Given, scalar
+from launcher.layers import Given
 from launcher.validate import read, wrong_default
 
 Precision = Literal["no", "fp16", "bf16", "auto"]
@@ -81,7 +81,13 @@ class RunSettings:
     """auto: DDP when several processes were launched, DataParallel when one process sees several
     GPUs."""
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
-    """Mode of torch.compile."""
+    """Mode of torch.compile, for training passes; a model that cannot be compiled is trained as it
+    is."""
+    graphs: Literal["auto", "off"] = "auto"
+    """Replay a small model's passes as a CUDA graph, where there is one GPU and one process."""
+    tf32: bool | None = None
+    """Whether float32 products on GPUs may round their inputs to 10 bits of mantissa; none: as
+    torch does by itself, in convolutions."""
     log_every: Count = 50
     """Steps between two lines in metrics.jsonl; fewer when an epoch is short."""
     evaluate_every: str = "1 epoch"
@@ -122,9 +128,7 @@ DURATIONS = ("evaluate_every", "checkpoint_every")
 
 # What is not built yet takes its default and refuses the rest: nobody shall believe that a setting
 # has an effect which it does not have.
-NOT_YET: Mapping[str, tuple[object, ...]] = {
-    "compile": ("off",),
-}
+NOT_YET: Mapping[str, tuple[object, ...]] = {}
 
 
 @dataclass(frozen=True)
@@ -254,12 +258,4 @@ def _check_run(settings: RunSettings, origins: Origins) -> list[str]:
         except ValueError as error:
             value = getattr(settings, key)
             problems.append(f"{key}: {error}; got {value!r} (from {origins[key]}).")
-    for key, built in NOT_YET.items():
-        if getattr(settings, key) not in built:
-            only = " or ".join(scalar(value) for value in built)
-            value = scalar(getattr(settings, key))
-            problems.append(
-                f"{key}={value} (from {origins[key]}) is not built yet: give {key}={only} "
-                f"or leave it out."
-            )
     return problems

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from launcher import rng
+from launcher import rng, ways
 from launcher.build import Parts
 from launcher.data import feed
 from launcher.ema import in_use
@@ -71,6 +71,7 @@ def train(
     wrapped, stepper = world.prepare(parts.model, optimizer, sync_batchnorm=hparams.sync_batchnorm)
     world.restore_scaler(state.scaler)
     passes = Passes(parts, wrapped)
+    passes.first = ways.to_try(parts, passes, screen.line)
     guard = Guard(world, plan, optimizer, parameters, hparams.grad_clip)
     meter = Meter(world.device, seconds, world.process, world.processes, world.total)
     meter.restore(state.loss_sums, state.loss_count)
@@ -100,8 +101,7 @@ def train(
         guard.after_update(step, skipped=world.skipped())
         if parts.average is not None:
             parts.average.update(step)
-        for parameter in parameters:
-            parameter.grad = None
+        passes.forget()
         state.step = step + 1
         meter.stepped(plan.batch_size)
         screen.step(state.step)

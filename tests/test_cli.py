@@ -69,7 +69,7 @@ def left() -> list[str]:
         (["r.py", "lr=abc", "epoch=2", "seed=-1"], "unknown setting 'epoch'"),
         (["r.py", "evaluate_every=soon"], "evaluate_every: a duration is"),
         (["r.py", "monitor=test/acuracy"], "Did you mean 'test/accuracy'?"),
-        (["r.py", "compile=default"], "compile=default (from argument) is not built yet"),
+        (["r.py", "compile=fast"], "'reduce-overhead'"),
         (["r.py", "name=../x"], "name='../x' (from argument) cannot be a folder"),
         (["r.py", "name=a/b"], "cannot be a folder"),
         (["r.py", "name=a\x1b[31m"], "cannot be a folder"),
@@ -199,7 +199,7 @@ def test_a_bug_keeps_its_traceback_and_ends_with_70(
     "arguments",
     [
         ["--help"], [MLP, "--help"], ["nosuch.py"], [MLP, "--config", "nosuch.yaml"],
-        [MLP, "log_every=0"], [MLP, "name=.."], [MLP, "--config", QUICK, "compile=default"],
+        [MLP, "log_every=0"], [MLP, "name=.."], [MLP, "--config", QUICK, "compile=fast"],
     ],
 )  # fmt: skip
 def test_what_needs_no_torch_does_not_import_it(arguments: list[str]) -> None:

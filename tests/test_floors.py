@@ -64,7 +64,7 @@ FLOORS: list[set[str]] = [
         "saver",
     }
     | {"places"}
-    | {"loader", "loaders", "train", "trained", "tuned", "passes", "profiling"}
+    | {"loader", "loaders", "train", "trained", "tuned", "passes", "profiling", "graphs", "ways"}
     | {"verdicts"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""}
     | {"data_verb", "runs_verb", "compare_verb", "completion_verb", "own_loop", "own_steps"}
@@ -147,8 +147,9 @@ BESIDE: dict[str, set[str]] = {
     "saver": {"guard", "trained"},
     "trained": {"strategy"},
     "passes": {"build"},
+    "ways": {"build", "graphs", "passes"},
     "profiling": {"guard", "passes"},
-    "train": {"build", "passes", "profiling", "guard", "meter", "evaluate", "saver", "stop"}
+    "train": {"build", "passes", "ways", "profiling", "guard", "meter", "evaluate", "saver", "stop"}
     | {"strategy", "verdicts"},
     "resume": {"describe"},
     "ending": {"judge", "report"},

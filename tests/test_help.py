@@ -127,12 +127,6 @@ def test_a_field_that_a_recipe_redefines_keeps_its_docstring(
     assert "Passes over the training split" in epochs
 
 
-def test_what_is_not_built_yet_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    cells = [line.split("│") for line in shown(capsys, None).splitlines() if "│" in line]
-    meanings = " ".join(cell[3].strip() for cell in cells)
-    assert meanings.count("Not built yet.") == len(settings.NOT_YET)
-
-
 def test_every_switch_of_the_command_line_is_in_the_help() -> None:
     for switch in ("--config", "--resume", "--fresh", "--allow-change", "--dry-run", "--json"):
         assert f"  {switch}" in help.USAGE

@@ -383,35 +383,6 @@ def test_hyperparameters_are_json() -> None:
     assert list(document) == [f.name for f in fields(Mine)]
 
 
-# ── what is not built yet ────────────────────────────────────────────────────────────────────────
-
-REFUSED = {
-    "workers": "2",
-    "compile": "default",
-}
-
-
-@pytest.mark.parametrize("key", sorted(settings.NOT_YET))
-def test_a_setting_that_is_not_built_yet_refuses_what_it_would_ignore(key: str) -> None:
-    """A new entry of NOT_YET needs one in REFUSED."""
-    argument = f"{key}={REFUSED[key]}"
-    with pytest.raises(SettingsError) as refused:
-        run(argument)
-    (problem,) = refused.value.problems
-    assert problem.startswith(f"{key}=")
-    assert f"(from argument) is not built yet: give {key}=" in problem
-    assert problem.endswith("or leave it out.")
-    assert problem.count(".") == 1 + argument.count(".")
-
-
-@pytest.mark.parametrize("key", sorted(settings.NOT_YET))
-def test_what_a_setting_that_is_not_built_yet_advises_is_taken(key: str) -> None:
-    default = getattr(RunSettings(), key)
-    assert default in settings.NOT_YET[key]
-    for value in settings.NOT_YET[key]:
-        assert getattr(run(f"{key}={scalar(value)}"), key) == value
-
-
 # ── the run's name ───────────────────────────────────────────────────────────────────────────────
 
 

@@ -1,0 +1,133 @@
+"""Other ways to compute a pass than operation by operation: compiled, or as a CUDA graph.
+
+Whether a model allows it shows only when it is tried. So it is tried once, on the first
+micro-batch, beside the plain way and under two seeds; both must give the same loss and gradients.
+What fails or differs is left, with one line that says why. The trial leaves no trace in the model,
+and processes agree on what it found.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from launcher import draws, graphs
+from launcher.build import Parts
+from launcher.data import Batch
+from launcher.passes import Passes
+from launcher.plan import Ticket
+
+SMALL: Final = 4_000_000
+"""Parameters up to which starting kernels is taken to cost more than what they compute."""
+TOLERANCE: Final = {"no": 1e-3, "bf16": 5e-2}
+"""By precision: the distance of two gradients, relative to the length of the plain one. Kernels
+that are fused or chosen otherwise round otherwise."""
+
+Outcome = tuple[Tensor, list[Tensor | None]]
+Try = Callable[[Ticket, Batch], None]
+
+
+def to_try(
+    parts: Parts, passes: Passes, say: Callable[[str], None], record: graphs.Record = graphs.record
+) -> Try | None:
+    """What to call with the first micro-batch, or None where the plain way is meant."""
+    world, settings = parts.world, parts.settings
+    if settings.compile != "off":
+        return Trial(parts, passes, say, f"compile={settings.compile}", _compiled(parts, passes))
+    size = sum(p.numel() for p in parts.model.parameters())
+    alone = world.kind == "one process" and world.device.type == "cuda"
+    if settings.graphs == "auto" and alone and size <= SMALL and world.precision in TOLERANCE:
+        return Trial(parts, passes, say, "graphs=auto", _captured(parts, passes, record))
+    return None
+
+
+class Trial:
+    """Tries one way, once."""
+
+    def __init__(
+        self, parts: Parts, passes: Passes, say: Callable[[str], None], name: str,
+        begin: Callable[[Batch], Callable[[], None]],
+    ) -> None:  # fmt: skip
+        """`begin` puts the way in its place, and returns what takes it away again."""
+        self._world, self._passes, self._say = parts.world, passes, say
+        self._name, self._begin = name, begin
+        self._tolerance = TOLERANCE.get(parts.world.precision, 5e-2)
+
+    def __call__(self, ticket: Ticket, batch: Batch) -> None:
+        """Leave the way in its place if it can be taken, on every process."""
+        tickets = (ticket, ticket._replace(step=ticket.step + 1))
+        plain = [self._passes.rehearse(each, batch) for each in tickets]
+        end: Callable[[], None] = lambda: None  # noqa: E731
+        why = ""
+        try:
+            with self._passes.unchanged():  # recording computes, too
+                end = self._begin(batch)
+            found = [self._passes.rehearse(each, batch) for each in tickets]
+            why = next(filter(None, map(self._difference, plain, found)), "")
+        except RuntimeError as error:  # the compiler's and CUDA's; a model's own comes again
+            why = _brief(error)
+        if self._anywhere(bool(why)):
+            end()
+            self._passes.forget()
+            self._say(f"{self._name} is left out: {why or 'another process cannot take it'}")
+
+    def _difference(self, plain: Outcome, found: Outcome) -> str:
+        for one, other in zip([plain[0], *plain[1]], [found[0], *found[1]], strict=True):
+            if one is None or other is None:
+                if one is not other:  # zeros are not nothing: weights would decay
+                    return "the loss gives not all parameters a gradient"
+                continue
+            # Not so small that what is nothing but rounding would count.
+            length = max(one.norm().item(), 1e-6)
+            if not (other - one).norm().item() <= self._tolerance * length:
+                return "it computes something else than the model does"
+        return ""
+
+    def _anywhere(self, failed: bool) -> bool:
+        if self._world.total is None:
+            return failed
+        flag = torch.tensor(float(failed), device=self._world.device)
+        return bool(self._world.total(flag).item())
+
+
+def _compiled(parts: Parts, passes: Passes) -> Callable[[Batch], Callable[[], None]]:
+    """The whole model, for training only: evaluations have other shapes and modes, and would be
+    compiled once more. Names of weights are those of the model itself."""
+    mode = None if parts.settings.compile == "default" else parts.settings.compile
+
+    def begin(batch: Batch) -> Callable[[], None]:
+        plain = passes.wrapped
+        passes.wrapped = torch.compile(plain, mode=mode, dynamic=False)  # type: ignore[assignment]
+
+        def end() -> None:
+            passes.wrapped = plain
+
+        return end
+
+    return begin
+
+
+def _captured(
+    parts: Parts, passes: Passes, record: graphs.Record
+) -> Callable[[Batch], Callable[[], None]]:
+    def begin(batch: Batch) -> Callable[[], None]:
+        compute, forget, before = passes.compute, passes.forget, draws.asked
+        parameters = list(parts.model.parameters())
+        graph = graphs.Graph(compute, parameters, batch, record)
+        if draws.asked != before:
+            forget()
+            raise RuntimeError("the network draws how it is built in each step")
+        passes.compute, passes.forget = graph, graph.forget  # type: ignore[method-assign]
+
+        def end() -> None:
+            passes.compute, passes.forget = compute, forget  # type: ignore[method-assign]
+
+        return end
+
+    return begin
+
+
+def _brief(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
