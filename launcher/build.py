@@ -89,7 +89,9 @@ def build(
     _check_sources(loaded, data)
     samples = len(data.train.source)
     plan = Plan.of(sizes or hparams, samples, world.processes, world.devices)
-    if hparams.micro_batch_size is None and micro_batch_size is not None:
+    if hparams.micro_batch_size == "auto" and micro_batch_size is not None:
+        plan = plan.in_parts_of(micro_batch_size)
+    elif hparams.micro_batch_size is None and micro_batch_size is not None:
         parts = micro_batch_size * world.processes * world.devices
         if hparams.batch_size % parts == 0:
             plan = replace(plan, micro_batch_size=micro_batch_size)

@@ -121,12 +121,19 @@ def _devices(launch: Launch, hparams: Hparams, settings: RunSettings, gpus: int)
                 f"strategy=dp is one process with several GPUs, but {launch.processes} processes "
                 f"were launched: use configs/machines/data_parallel.yaml, or strategy=ddp."
             )
+        if hparams.micro_batch_size == "auto":
+            raise SettingsError(
+                "micro_batch_size=auto needs one process per GPU: use DDP instead of dp, or give a "
+                "number."
+            )
         if gpus < 2:
             raise SettingsError(
                 f"strategy=dp needs one process that sees two or more GPUs; this one sees {gpus}."
             )
         return gpus
-    splits = gpus > 1 and hparams.batch_size % (gpus * (hparams.micro_batch_size or 1)) == 0
+    given = hparams.micro_batch_size
+    unit = gpus * (given if isinstance(given, int) else 1)
+    splits = gpus > 1 and given != "auto" and hparams.batch_size % unit == 0
     return gpus if settings.strategy == "auto" and launch.processes == 1 and splits else 1
 
 

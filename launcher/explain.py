@@ -45,10 +45,12 @@ def explained(
     if out_of_memory(error):
         size = parts.plan.micro_batch_size if parts else hparams.micro_batch_size
         shape = f" (inputs of shape {(size, *parts.data.shape)})" if parts else ""
+        advice = "Give a smaller micro_batch_size=; the gradient stays that of the whole batch."
+        if hparams.micro_batch_size == "auto" and parts and parts.plan.micro_batch_size > 1:
+            advice = "The same command continues from the last checkpoint with half of that."
         return OutOfMemoryError(
             f"out of memory with micro_batch_size={scalar(size)}{shape} and batch_size="
-            f"{hparams.batch_size}: {f'{error}' or type(error).__name__} Give a smaller "
-            f"micro_batch_size=; the gradient stays that of the whole batch."
+            f"{hparams.batch_size}: {f'{error}' or type(error).__name__} {advice}"
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in f"{error}":  # anywhere: a signal
         return worker_error(error, 0.0)

@@ -7,7 +7,7 @@ without a pause or a state at an epoch's end, so that continuing at a step is st
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
@@ -46,7 +46,7 @@ class Sizes(Protocol):
     @property
     def batch_size(self) -> int: ...
     @property
-    def micro_batch_size(self) -> int | None: ...
+    def micro_batch_size(self) -> int | str | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,8 @@ class Plan:
         Raises SettingsError when the sizes do not divide, with the nearest sizes that do.
         """
         parts = processes * devices
-        batch, micro = hparams.batch_size, hparams.micro_batch_size
+        batch, given = hparams.batch_size, hparams.micro_batch_size
+        micro = given if isinstance(given, int) else None  # auto begins with the largest
         if batch > samples:
             raise SettingsError(
                 f"batch_size={batch} is more than the {samples} training samples: "
@@ -96,6 +97,12 @@ class Plan:
             processes=processes,
             devices=devices,
         )
+
+    def in_parts_of(self, most: int) -> "Plan":
+        """The same plan in the largest micro-batches of at most `most` samples."""
+        whole = self.batch_size // (self.processes * self.devices)
+        size = next(size for size in range(min(most, whole), 0, -1) if whole % size == 0)
+        return replace(self, micro_batch_size=size)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from launcher import checkpoint, describe, settings
 from launcher.checkpoint import Checkpoint
 from launcher.documents import read_json
-from launcher.errors import CheckpointError, SettingsError, did_you_mean, listed
+from launcher.errors import CheckpointError, OutOfMemoryError, SettingsError, did_you_mean, listed
 from launcher.layers import scalar
 from launcher.record import Record
 from launcher.request import Request
@@ -67,7 +67,10 @@ def earlier(request: Request, identity: Mapping[str, Any]) -> int:
             f"attempt would most likely end there too. Mend the cause, and give --resume must to "
             f"try again."
         )
-    return int(before.get("micro_batch_size") or 0)
+    size = int(before.get("micro_batch_size") or 0)
+    if identity.get("micro_batch_size") == "auto" and status.get("code") == OutOfMemoryError.code:
+        return max(1, size // 2)  # what was tried before the first step was not enough
+    return size
 
 
 def refuse_changes(

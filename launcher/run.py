@@ -16,6 +16,7 @@ from launcher.documents import read_json
 from launcher.errors import LauncherError
 from launcher.evaluate import BLOCK
 from launcher.explain import cause, exit_code, explained, no_silent_exit
+from launcher.fitting import fitted
 from launcher.recipe import Loaded, load
 from launcher.record import Record
 from launcher.request import Request
@@ -61,6 +62,8 @@ def execute(request: Request) -> None:
             parts = build(loaded, hparams, request.settings, world, before or None)
             held.callback(parts.loaders.close)
             refuse_differences(world, {**identity, **describe.same_everywhere(parts)})
+            if hparams.micro_batch_size == "auto" and before == 0:  # else it is known
+                parts = fitted(parts)
             if request.dry_run:
                 dry_run(request, parts, screen)
             else:

@@ -38,8 +38,9 @@ class Hparams:
     """Passes over the training split, in whole batches."""
     batch_size: Count
     """Samples per optimizer step, over all processes."""
-    micro_batch_size: Count | None = None
-    """Samples per forward pass in one process; none: batch_size / processes."""
+    micro_batch_size: Count | Literal["auto"] | None = None
+    """Samples per forward pass in one process; none: batch_size / processes; auto: the same, halved
+    until it fits into memory, which is tried before the first step."""
     precision: Precision | None = None
     """Mixed precision: no, fp16, bf16, auto (bf16 on a GPU that has it, else no); none: what
     accelerate launch says."""

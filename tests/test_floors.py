@@ -63,7 +63,7 @@ FLOORS: list[set[str]] = [
         "build",
         "saver",
     }
-    | {"places"}
+    | {"places", "fitting"}
     | {"loader", "loaders", "train", "trained", "tuned", "passes", "profiling", "graphs", "ways"}
     | {"verdicts"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""}
@@ -148,6 +148,7 @@ BESIDE: dict[str, set[str]] = {
     "trained": {"strategy"},
     "passes": {"build"},
     "ways": {"build", "graphs", "passes"},
+    "fitting": {"build", "passes"},
     "profiling": {"guard", "passes"},
     "train": {"build", "passes", "ways", "profiling", "guard", "meter", "evaluate", "saver", "stop"}
     | {"strategy", "verdicts"},
