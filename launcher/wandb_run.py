@@ -39,6 +39,8 @@ class WandbRun:
         self._base = Path(os.environ.get("WANDB_DIR") or order.folder)
         storage.make_folder(self._base / "wandb")  # or the client would take a temporary folder
         storage.probe(self._base / "wandb", ROOM)
+        # Pictures and checkpoints wait there for `wandb sync`, and not in the user's home.
+        os.environ.setdefault("WANDB_DATA_DIR", str(self._base.resolve() / "wandb" / "data"))
         self._warning = ""
         self.mode = order.mode
         self.id = self._own_id()
@@ -190,7 +192,7 @@ class WandbRun:
         place = self._folder / f"step-{best['step']:012d}"
         if self._order.artifact and place.is_dir():
             artifact = wandb.Artifact(f"{self.id}-best", "model", metadata=best)
-            artifact.add_dir(str(place))
+            artifact.add_dir(str(place), skip_cache=True)
             self._run.log_artifact(artifact, aliases=["best"])
 
 
