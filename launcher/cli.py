@@ -24,6 +24,8 @@ from launcher.screen import refuse, text
 
 OWN: Mapping[str, str] = {  # verbs that read their own arguments, each in a file of its own
     "data": "data_verb",
+    "doctor": "doctor_verb",
+    "export": "export_verb",
     "evaluate": "evaluate_verb",
     "predict": "predict_verb",
     "runs": "runs_verb",
@@ -46,6 +48,8 @@ SWITCHES = (
     "--output",
     "--state",
     "--top",
+    "--to",
+    "--onnx",
 )
 
 

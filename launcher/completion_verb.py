@@ -67,6 +67,8 @@ SWITCHES = {
     "runs": ("--sort", "--state", "--json", "--help"),
     "compare": ("--json", "--help"),
     "report": ("--output", "--help"),
+    "doctor": ("--json", "--help"),
+    "export": ("--to", "--onnx", "--help"),
     "predict": ("--top", "--json", "--help"),
     "evaluate": ("--config", "--allow-change", "--json", "--help"),
     "completion": ("--help",),
@@ -77,7 +79,7 @@ _VALUES = {
     "--state": STATES,
     "--resume": ("auto", "must", "never"),
 }
-_OF_RUNS = ("compare", "evaluate", "predict", "report")
+_OF_RUNS = ("compare", "evaluate", "export", "predict", "report")
 """Verbs whose words are runs."""
 _STEP = ("step=best", "step=last", "data_dir=", "threads=")
 
@@ -129,7 +131,9 @@ def _possible(verb: str, before: list[str], previous: str, typed: str) -> Iterab
         return [*_STEP, *_files(typed, "")]
     if verb in _OF_RUNS and (verb in ("compare", "report") or len(before) == 1):
         return [*find.run_names(), *_files(typed, ".py")]
-    if verb == "evaluate" and recipe is None:
+    if verb == "doctor":
+        return ["data_dir="]
+    if verb in ("evaluate", "export") and recipe is None:
         return _STEP
     return _files(typed, ".py") if recipe is None else _settings(recipe)
 

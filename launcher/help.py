@@ -14,7 +14,8 @@ USAGE = """\
 Usage: launcher [train] RECIPE.py [--config FILE]... [key=value]...
        launcher show RECIPE.py [--config FILE]... [key=value]... [--json]
        launcher data [fetch NAME...] [data_dir=PATH] [mirror=URL]
-       launcher evaluate | predict | runs | compare | report | completion ...
+       launcher evaluate | predict | export | report ...
+       launcher runs | compare | doctor | completion ...
        accelerate launch -m launcher RECIPE.py ...      on several GPUs or machines
        torchrun --nproc_per_node 2 -m launcher RECIPE.py ...
 
@@ -24,9 +25,11 @@ Usage: launcher [train] RECIPE.py [--config FILE]... [key=value]...
 
   evaluate    exact test metrics of a run's weights: overall, by class, as a confusion matrix
   predict     classes and probabilities for image files and folders
+  export      weights, code reference, labels and preprocessing in one folder; ONNX
   runs        the runs that lie here: state, step, best score, what to do next
   compare     settings that differ between runs, and their metrics side by side
   report      report.html of a run, or of several side by side
+  doctor      what is on this machine, what would fail, and what to do
   completion  completion of all this in bash, zsh and fish
 
 launcher VERB --help says more of each.

@@ -10,19 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from launcher import checkpoint, recipe, reopen, rng, sources
+from launcher import checkpoint, exported, recipe, reopen, sources, uncompiled
 from launcher.connect import connect
-from launcher.data import Data, finish
+from launcher.data import Data
 from launcher.errors import LauncherError, RecipeError, SettingsError
 from launcher.launch import Launch
 from launcher.modes import evaluating
 from launcher.reopen import Run
-from launcher.rng import SampleRng
-from launcher.sources.absent import Known, known
 from launcher.strategy import World
 
 
@@ -36,19 +33,16 @@ class Network:
     """Perhaps of sources that were not read."""
     model: nn.Module
     world: World
+    scores: dict[str, float | None]
+    """Those that the run noted for these weights, if it did."""
     remark: str
     """What is not as it was in the run."""
 
     def prepared(self, image: Tensor) -> Tensor:
         """Images, (N, C, H, W), as the model takes them: after the test split's transform and
         `Data.prepare`, on its device."""
-        index = np.zeros(len(image), dtype=np.int64)
-        batch = {"image": image}
-        if self.data.classes:  # there is none, but a preparation may pass it on
-            batch["label"] = torch.zeros(len(image), dtype=torch.int64)
-        seeded = SampleRng(self.run.hparams.seed, 0, index)
         with recipe.blamed(self.run.loaded.path, "preparing images"):
-            return finish(self.data, self.data.test, batch, seeded, self.world.device)["image"]
+            return exported.prepared(self.data, image.to(self.world.device), self.run.hparams.seed)
 
     def outputs(self, image: Tensor) -> Tensor:
         """What the model gives for images as `pictures` reads them: float32 on the host, (N, ...).
@@ -87,31 +81,27 @@ def _network(run: Run, wanted: str, world: World, remark: str) -> Network:
     sources.data_dir.set(Path(run.settings.data_dir))
     sources.mirror.set(run.settings.mirror)
     found = reopen.take(run.folder, wanted)
-    data, model = _without_reading(run) or _made(run)
+    data, model = _without_reading(run) or exported.made(run.loaded, run.hparams)
     model = model.to(world.device)
+    if run.settings.compile == "off":
+        uncompiled.leave_out()
     optimizer = recipe.call(run.loaded, "optimizer", torch.optim.Optimizer, run.hparams, model)
     checkpoint.restore(found, model, optimizer)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            value.copy_(found.weights[name])  # those that evaluations use
     world.prepare(model, optimizer, sync_batchnorm=False)  # for its autocast
-    return Network(run, found.step, data, model, world, remark)
+    best = found.state.get("best") or {}
+    scores = best["scores"] if best.get("step") == found.step else {}
+    return Network(run, found.step, data, model, world, scores, remark)
 
 
 def _without_reading(run: Run) -> tuple[Data, nn.Module] | None:
     """Data and model without a data set; None when the recipe asks for more than was noted."""
-    shape = run.document.get("shape")
+    shape, classes = run.document.get("shape"), run.document.get("classes") or []
     if not shape:
         return None
-    classes = tuple(run.document.get("classes") or ()) or None
-    token = known.set(Known(classes, tuple(shape)))
     try:
-        return _made(run)
+        return exported.unread(run.loaded, run.hparams, classes, shape)
     except LauncherError:
         return None
-    finally:
-        known.reset(token)
-
-
-def _made(run: Run) -> tuple[Data, nn.Module]:
-    data: Data = recipe.call(run.loaded, "data", Data, run.hparams)
-    torch.manual_seed(rng.torch_seed(run.hparams.seed))
-    model: nn.Module = recipe.call(run.loaded, "model", nn.Module, run.hparams, data)
-    return data, model

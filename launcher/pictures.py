@@ -45,6 +45,19 @@ def reading(source: Source) -> Picture:
     )
 
 
+def resizing(source: Source) -> str:
+    """In words, how `reading` brings an image file to the source's shape."""
+    reader = getattr(source, "reader", None)
+    if not isinstance(reader, Reader):
+        return (
+            "the middle of the format of the shape, bilinear with antialiasing; smaller images "
+            "enlarged by whole pixels if that fits, else padded with zeros"
+        )
+    if reader.size is None:
+        return "by the transform in recipe.py"
+    return f"short side to {reader.size} pixels, bilinear with antialiasing, then the middle square"
+
+
 def read(picture: Picture, path: str) -> Tensor | str:
     """The image of a file, or in words why there is none."""
     try:

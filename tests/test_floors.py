@@ -48,11 +48,23 @@ FLOORS: list[set[str]] = [
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits"}
     | {"sources.mnist", "sources.synthetic", "sources.decoded", "sources.photo", "sources.listing"}
     | {"sources.files", "sources.folder", "sources.table", "sources.tensors", "sources.dataset"},
-    {"recipe", "ema", "checkpoint", "slots", "snapshot", "tensorfile", "state", "record", "screen"}
+    {
+        "recipe",
+        "exported",
+        "ema",
+        "checkpoint",
+        "slots",
+        "snapshot",
+        "tensorfile",
+        "state",
+        "record",
+        "screen",
+    }
     | {"progress", "monitor", "together", "live"},
     {
         "stop",
         "peers",
+        "exchange",
         "watch",
         "strategy",
         "connect",
@@ -69,6 +81,7 @@ FLOORS: list[set[str]] = [
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""}
     | {"data_verb", "runs_verb", "compare_verb", "completion_verb", "own_loop", "own_steps"}
     | {"reopen", "evaluate_verb", "network", "predict_verb"}
+    | {"checkup", "doctor_verb", "export_verb", "export_readme", "onnx_graph"}
     | {"judge", "ending", "report_verb"}
     | {"report", "report.comparison", "report.lineage", "report.page", "report.run_page"}
     | {"report.curves", "report.palette", "report.plot", "report.reading", "report.samples"}
@@ -105,6 +118,7 @@ BESIDE: dict[str, set[str]] = {
     "track": {"errors", "login", "order", "request", "settings"},
     "checkpoint": {"slots", "snapshot", "tensorfile", "together"},
     "slots": {"together"},
+    "exported": {"recipe"},
     "snapshot": {"slots", "together"},
     "record": {"checkpoint"},
     "progress": {"screen"},
@@ -172,6 +186,8 @@ BESIDE: dict[str, set[str]] = {
     "show": {"describe", "run"},
     "reopen": {"describe", "resume"},
     "network": {"reopen"},
+    "export_verb": {"export_readme", "network", "onnx_graph", "reopen"},
+    "doctor_verb": {"checkup"},
     "predict_verb": {"network", "reopen"},
     "evaluate_verb": {"explain", "judge", "reopen"},
     "cli": {"help", "show", "run"},  # and, by name, the verbs in files of their own
@@ -183,7 +199,7 @@ OTHERS: list[set[str]] = [  # what a floor may import besides the standard libra
     {"numpy", "torch", "PIL"},
     {"numpy", "torch", "pydantic", "safetensors", "rich"},
     {"numpy", "torch", "accelerate"},
-    {"numpy", "torch"},
+    {"numpy", "torch", "onnxruntime", "onnxscript"},
 ]
 
 ALONE: dict[str, set[str]] = {  # and what one file may, since it is all about that
