@@ -246,8 +246,8 @@ def test_any_number_of_processes_gives_the_same_scores() -> None:
     folder = trained("epochs=2", "precision=bf16")
     for count in (2, 3):
         done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count),
-             "--master_port", "0", "-m", "launcher", "evaluate", "one", "step=last", "--json"],
+            [sys.executable, "-m", "torch.distributed.run", "--standalone",
+             f"--nproc_per_node={count}", "-m", "launcher", "evaluate", "one", "step=last", "--json"],
             env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -260,8 +260,8 @@ def test_a_refusal_of_several_processes_is_said_once() -> None:
     folder = trained()
     (checkpoint.folder_of(folder, 8) / "COMMIT").write_text("x")
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2",
-         "--master_port", "0", "-m", "launcher", "evaluate", "one", "step=8"],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         "-m", "launcher", "evaluate", "one", "step=8"],
         env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode == 1
