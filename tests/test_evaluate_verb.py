@@ -247,7 +247,8 @@ def test_any_number_of_processes_gives_the_same_scores() -> None:
     for count in (2, 3):
         done = subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", "--standalone",
-             f"--nproc_per_node={count}", "-m", "launcher", "evaluate", "one", "step=last", "--json"],
+             f"--nproc_per_node={count}", "-m", "launcher", "evaluate", "one", "step=last",
+             "--json"],
             env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
