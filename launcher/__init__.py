@@ -13,9 +13,11 @@ if TYPE_CHECKING:
         draws,
         losses,
         metrics,
+        mixing,
         models,
         optim,
         own_loop,
+        pretrained,
         schedules,
         sources,
     )
@@ -36,9 +38,11 @@ __all__ = [
     "draws",
     "losses",
     "metrics",
+    "mixing",
     "models",
     "optim",
     "own_loop",
+    "pretrained",
     "schedules",
     "sources",
 ]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from launcher import pretrained, rng, sources, uncompiled
 from launcher import recipe as recipes
-from launcher import rng, sources, uncompiled
 from launcher.data import Batch, Data, Resident, assemble
 from launcher.ema import Average
 from launcher.errors import DataError, RecipeError, SettingsError, listed
@@ -54,6 +54,8 @@ class Parts:
     """The metric that decides what is best."""
     average: Average | None
     """Of the weights, which evaluations use; None unless the hyperparameters ask for it."""
+    began_with: str
+    """The hash of the weights that the model was made with; empty for random ones."""
 
     def sample(self, part: str) -> Batch:
         """A batch of at most two samples of `train` or `test`, as the model would get it."""
@@ -71,14 +73,15 @@ class Parts:
 
 def build(
     loaded: Loaded, hparams: Hparams, settings: RunSettings, world: World,
-    micro_batch_size: int | None = None, sizes: Sizes | None = None,
+    micro_batch_size: int | None = None, sizes: Sizes | None = None, *, continued: bool = False,
 ) -> Parts:  # fmt: skip
     """Data, model, optimizer and plan, and one small batch through them in evaluation mode.
 
     The same hyperparameters give the same first weights in every process and on every device.
     `micro_batch_size` is what an earlier attempt at this run took where the hyperparameters leave
     it open; it is kept where it fits. `sizes` are those of the plan, where they
-    are not those of the hyperparameters. Raises RecipeError, DataError and SettingsError for what
+    are not those of the hyperparameters. `continued`: the weights of a checkpoint follow, so that
+    those to begin with need not be there. Raises RecipeError, DataError and SettingsError for what
     would fail later.
     """
     sources.data_dir.set(Path(settings.data_dir))
@@ -96,6 +99,8 @@ def build(
         if hparams.batch_size % parts == 0:
             plan = replace(plan, micro_batch_size=micro_batch_size)
     torch.manual_seed(rng.torch_seed(hparams.seed))
+    pretrained.needed.set(not continued)
+    pretrained.used.set("")
     model: nn.Module = recipes.call(loaded, "model", nn.Module, hparams, data)
     model = model.to(world.device)
     _check_model(loaded, model)
@@ -112,6 +117,7 @@ def build(
         loaded, hparams, settings, world, data, model, optimizer, base_lrs, groups, plan, resident,
         Loaders.of(loaded, hparams, settings, world, data, plan, resident=resident), monitor,
         None if hparams.ema is None else Average(model, hparams.ema),
+        pretrained.used.get(),
     )  # fmt: skip
 
 

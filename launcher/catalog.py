@@ -18,6 +18,12 @@ class Remote:
     """Where it lies under `data_dir`, and under a mirror."""
     size: int | None = None
     """Its bytes, where known."""
+    sha256: str = ""
+    """How its sha256 begins, where that is what was published, and not an md5."""
+    setting: str = "dataset"
+    """What asked for it."""
+    instead: str = "train on dataset=digits, which needs no download"
+    """What a user without a network may do."""
 
 
 @dataclass(frozen=True)

@@ -227,5 +227,6 @@ def _with_draws(tickets: Iterator[Ticket], plan: Plan) -> Iterator[tuple[Ticket,
     most = max(1, _DRAWN_AT_ONCE // (plan.micro_batch_size * plan.devices))
     for epoch, all_of_it in groupby(tickets, key=attrgetter("epoch")):
         while some := list(islice(all_of_it, most)):
-            rngs = SampleRng.each(plan.seed, epoch, [ticket.samples for ticket in some])
+            samples = [ticket.samples for ticket in some]
+            rngs = SampleRng.each(plan.seed, epoch, samples, plan.devices)
             yield from zip(some, rngs, strict=True)

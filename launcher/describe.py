@@ -51,6 +51,7 @@ def run(
         "recipe": str(request.path),
         "identity": dict(identity),
         "data": data(parts),
+        "began_with": parts.began_with or before.get("began_with", ""),
         "hyperparameters": with_origins(parts.hparams, origins),
         "run_settings": with_origins(parts.settings, request.settings_from),
         "micro_batch_size": parts.plan.micro_batch_size,
@@ -94,6 +95,7 @@ def same_everywhere(parts: Parts) -> dict[str, Any]:
     return {
         "run settings": settings.as_json(parts.settings),
         "data": data(parts),
+        "weights to begin with": parts.began_with,
         "micro-batch size": parts.plan.micro_batch_size,
         "precision": parts.world.precision,
         **{f"version of {package}": of for package, of in record.versions().items()},

@@ -77,8 +77,9 @@ def fetch(remote: Remote, target: Path, watch: Watch | None = None) -> Path:
         if not target.is_file():
             if not allowed.get():
                 raise DataError(
-                    f"dataset={remote.dataset} is not here: no {target.name} in {target.parent}. "
-                    f"A run fetches it, and so does launcher data fetch {remote.dataset}."
+                    f"{remote.setting}={remote.dataset} is not here: no {target.name} in "
+                    f"{target.parent}. A run fetches it, and so does launcher data fetch "
+                    f"{remote.dataset}."
                 )
             _download(remote, target, watch or Lines())
     return target
@@ -137,10 +138,10 @@ def _download(remote: Remote, target: Path, watch: Watch) -> None:
             place, fruitless = place + 1, fruitless + 1
     kept = f" {part.size:,} bytes are kept for the next try." if part.size else ""
     raise DataError(
-        f"dataset={remote.dataset} is not here and could not be fetched: no {target.name} in "
-        f"{target.parent}, and {tries} tries failed ({'; '.join(dict.fromkeys(failures))}).{kept} "
-        f"Put the file there yourself, give mirror=URL, or train on dataset=digits, which needs no "
-        f"download."
+        f"{remote.setting}={remote.dataset} is not here and could not be fetched: no "
+        f"{target.name} in {target.parent}, and {tries} tries failed "
+        f"({'; '.join(dict.fromkeys(failures))}).{kept} Put the file there yourself, give "
+        f"mirror=URL, or {remote.instead}."
     )
 
 
@@ -195,10 +196,11 @@ def _copy(
 
 
 def _finish(remote: Remote, target: Path, part: Partial, file: int) -> None:
-    md5 = part.md5(file)
-    if md5 == remote.md5:
+    kind, wanted = ("sha256", remote.sha256) if remote.sha256 else ("md5", remote.md5)
+    found = part.digest(file, kind)
+    if found.startswith(wanted):
         part.become(target)
         return
     bad = target.with_name(f"{target.name}.bad")
     part.become(bad)
-    raise WrongError(f"has the md5 {md5} instead of {remote.md5}, kept as {bad}")
+    raise WrongError(f"has the {kind} {found} instead of {wanted}, kept as {bad}")

@@ -7,7 +7,7 @@ better role models, NIPS 2017, section 3.
 Whoever evaluates, predicts or exports a run's weights asks here which:
 
     with in_use(parts.model, parts.average): ...   # the model as evaluations see it
-    found.weights                                  # of a checkpoint, by name
+    put(model, found.weights)                      # of a checkpoint, by name
 """
 
 from collections.abc import Iterator, Mapping
@@ -59,15 +59,16 @@ def in_use(model: nn.Module, average: Average | None) -> Iterator[None]:
         yield
         return
     own = {name: value.clone() for name, value in model.state_dict().items()}
-    _put(model, average.tensors)
+    put(model, average.tensors)
     try:
         yield
     finally:
-        _put(model, own)
+        put(model, own)
 
 
 @torch.no_grad()
-def _put(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Into the tensors that are there: an optimizer, DDP and CUDA graphs hold on to them."""
+def put(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Weights by name into the model's own tensors: an optimizer, DDP and CUDA graphs hold on to
+    them."""
     for name, value in model.state_dict().items():
         value.copy_(tensors[name])

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from launcher import recipe, rng, settings
+from launcher import pretrained, recipe, rng, settings
 from launcher.data import Data, finish
 from launcher.documents import read_json
 from launcher.errors import CheckpointError
@@ -82,7 +82,8 @@ def unread(
 
 
 def made(loaded: Loaded, hparams: Hparams) -> tuple[Data, nn.Module]:
-    """A recipe's data and its model with its first weights."""
+    """A recipe's data and its model, whose weights follow."""
+    pretrained.needed.set(False)  # other weights follow
     data: Data = recipe.call(loaded, "data", Data, hparams)
     torch.manual_seed(rng.torch_seed(hparams.seed))
     model: nn.Module = recipe.call(loaded, "model", nn.Module, hparams, data)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from launcher import checkpoint, exported, recipe, reopen, sources, uncompiled
+from launcher import checkpoint, ema, exported, recipe, reopen, sources, uncompiled
 from launcher.connect import connect
 from launcher.data import Data
 from launcher.errors import LauncherError, RecipeError, SettingsError
@@ -87,9 +87,7 @@ def _network(run: Run, wanted: str, world: World, remark: str) -> Network:
         uncompiled.leave_out()
     optimizer = recipe.call(run.loaded, "optimizer", torch.optim.Optimizer, run.hparams, model)
     checkpoint.restore(found, model, optimizer)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            value.copy_(found.weights[name])  # those that evaluations use
+    ema.put(model, found.weights)  # those that evaluations use
     world.prepare(model, optimizer, sync_batchnorm=False)  # for its autocast
     best = found.state.get("best") or {}
     scores = best["scores"] if best.get("step") == found.step else {}

@@ -45,6 +45,7 @@ class OwnLoop(Generic[H]):
     data: Data
     plan: Plan
     monitor = average = None  # nothing is evaluated
+    began_with = ""
 
     def __init__(
         self, request: Request, hparams: H, origins: Origins, source: bytes, held: ExitStack

@@ -78,9 +78,9 @@ class Partial:
         with storage.explained("write", self.path):
             storage.write_all(file, chunk)
 
-    def md5(self, file: int) -> str:
-        """Of all that is there, made durable."""
-        digest = hashlib.md5(usedforsecurity=False)
+    def digest(self, file: int, kind: str) -> str:
+        """The md5 or sha256 of all that is there, made durable."""
+        digest = hashlib.new(kind, usedforsecurity=False)
         with storage.explained("read", self.path):
             storage.disk.fsync(file)
             os.lseek(file, 0, os.SEEK_SET)

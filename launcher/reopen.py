@@ -162,7 +162,7 @@ def parts(run: Run, world: World, wanted: str, allow_change: Iterable[str] = ())
     """
     size = world.processes * world.devices  # nothing is trained: any number of processes will do
     sizes = replace(run.hparams, batch_size=size, micro_batch_size=None)
-    found = build(run.loaded, run.hparams, run.settings, world, sizes=sizes)
+    found = build(run.loaded, run.hparams, run.settings, world, sizes=sizes, continued=True)
     try:
         if "data" not in allow_change:
             refuse_other_data(run, found)

@@ -98,9 +98,20 @@ def refuse_changes(
 
 
 def refuse_other_data(request: Request, parts: Trained) -> None:
-    """Raises CheckpointError when the samples are not those of the run's earlier attempts."""
-    before = read_json(request.folder / "run.json").get("data")
-    if before in (None, describe.data(parts)) or request.fresh or "data" in request.allow_change:
+    """Raises CheckpointError when the samples, or the weights to begin with, are not those of the
+    run's earlier attempts."""
+    run = read_json(request.folder / "run.json")
+    before = run.get("data")
+    if request.fresh or "data" in request.allow_change:
+        return
+    if parts.began_with and run.get("began_with", "") not in ("", parts.began_with):
+        raise CheckpointError(
+            f"the run in {request.label} was begun with other weights: the content of what "
+            f"weights= names has changed. Put the old weights back, or take them away (the "
+            f"run has its own by now), give another name= or --fresh, or --allow-change data to go "
+            f"on."
+        )
+    if before in (None, describe.data(parts)):
         return
     raise CheckpointError(
         f"the data is not what the run in {request.label} was begun with: its content differs. "

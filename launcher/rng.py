@@ -116,21 +116,24 @@ class SampleRng:
     batch, the process or the worker it is in.
     """
 
-    __slots__ = ("_draw", "_draws", "_place")
+    __slots__ = ("_draw", "_draws", "_parts", "_place")
 
     def __init__(self, seed: int, epoch: int, index: Int64s) -> None:
         self._draws = _Draws(seed, epoch, index)
         self._place = slice(0, len(index))
-        self._draw = 0
+        self._draw, self._parts = 0, 1
 
     @classmethod
-    def each(cls, seed: int, epoch: int, indices: Sequence[Int64s]) -> "list[SampleRng]":
+    def each(
+        cls, seed: int, epoch: int, indices: Sequence[Int64s], parts: int = 1
+    ) -> "list[SampleRng]":
         """One for each of several micro-batches of an epoch: what they draw is the same as if each
-        were made alone, and is made for all of them at once."""
+        were made alone, and is made for all of them at once. Each may be `parts` micro-batches, one
+        for each device of the process."""
         draws, first, found = _Draws(seed, epoch, np.concatenate(indices)), 0, []
         for index in indices:
             one = cls.__new__(cls)
-            one._draws, one._draw = draws, 0
+            one._draws, one._draw, one._parts = draws, 0, parts
             one._place = slice(first, first + len(index))
             found.append(one)
             first += len(index)
@@ -157,3 +160,11 @@ class SampleRng:
     def chance(self, probability: float) -> NDArray[np.bool_]:
         """True with the given probability in [0, 1]: bool, shape (samples,)."""
         return self.uniform() < probability
+
+    def partners(self) -> Int64s:
+        """For each sample the place in this batch of another one of its micro-batch, or of itself:
+        a permutation of each micro-batch, int64, shape (samples,). It depends on the seed, the
+        epoch and the samples of the micro-batch."""
+        keys = self.bits().reshape(self._parts, -1)
+        first = np.arange(self._parts)[:, None] * keys.shape[1]
+        return (np.argsort(keys, axis=1, kind="stable") + first).reshape(-1)

@@ -6,7 +6,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from launcher import describe, ending, places, resume, settings, storage
+from launcher import checkpoint, describe, ending, places, resume, settings, storage
 from launcher.agree import refuse_differences
 from launcher.build import Parts, build
 from launcher.checkpoint import Checkpoint
@@ -59,7 +59,10 @@ def execute(request: Request) -> None:
             if before == resume.FINISHED:
                 describe.closing(screen, request)
                 return
-            parts = build(loaded, hparams, request.settings, world, before or None)
+            continued = before and world.on_main(lambda: len(checkpoint.steps(request.folder)))
+            parts = build(
+                loaded, hparams, request.settings, world, before or None, continued=bool(continued)
+            )
             held.callback(parts.loaders.close)
             refuse_differences(world, {**identity, **describe.same_everywhere(parts)})
             if hparams.micro_batch_size == "auto" and before == 0:  # else it is known

@@ -37,6 +37,10 @@ class Trained(Protocol):
         """Which metric decides what is best, where one does."""
 
     @property
+    def began_with(self) -> str:
+        """The hash of the weights that the model was made with; empty for random ones."""
+
+    @property
     def average(self) -> Average | None:
         """Of the weights, where evaluations use it."""
 

@@ -13,7 +13,7 @@ from test_processes import launch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from launcher import checkpoint
+from launcher import checkpoint, network, reopen
 from launcher.ema import Average, in_use
 from launcher.errors import CheckpointError
 
@@ -155,6 +155,23 @@ def test_evaluations_are_of_the_average_and_the_best_is_chosen_by_it(
     out = capsys.readouterr().out
     assert "of the weights' average (ema=0.9); raw/ of their own" in out
     assert f"{LAST}/ema.safetensors" in out
+
+
+def test_predictions_are_made_with_the_average() -> None:
+    run = trained("r", "ema=0.9")
+    with network.opened(reopen.read(run, []), "last") as found:
+        assert same(found.model.state_dict(), tensors(run))
+    assert not same(tensors(run), tensors(run, file="model"))
+
+
+def test_the_evaluate_verb_gives_the_runs_own_scores(capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained("r", "ema=0.9")
+    scores = json.loads((run / "status.json").read_text())["result"]["scores"]
+    capsys.readouterr()
+    assert command("evaluate", "checkpoints/r", "step=last", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["scores"]
+    assert found == scores
+    assert "raw/loss" in found
 
 
 def test_training_itself_does_not_notice() -> None:

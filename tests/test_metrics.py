@@ -62,3 +62,28 @@ def test_regression_with_one_output_has_one_number_per_sample() -> None:
     output, target = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 0.0, 1.0])
     found = metrics.regression(nn.Identity(), {"image": output, "target": target})
     assert found["loss"].tolist() == [0.0, 4.0, 9.0]
+
+
+class Sided(nn.Module):
+    """Logits of an image's left edge."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image[:, :, 0, 0]
+
+
+def test_a_flipped_metric_is_of_the_mean_probability_of_both_sides() -> None:
+    torch.manual_seed(0)
+    batch: Batch = {"image": torch.randn(4, 3, 2, 5), "label": LABEL}
+    found = metrics.flipped()(Sided(), batch)
+    sides = [batch["image"][:, :, 0, 0].softmax(1), batch["image"][:, :, 0, -1].softmax(1)]
+    both = (sides[0] + sides[1]) / 2
+    expected = -both.gather(1, LABEL[:, None])[:, 0].log()
+    torch.testing.assert_close(found["loss"], expected)
+    assert torch.equal(found["accuracy"], (both.argmax(1) == LABEL).float())
+    assert not torch.allclose(metrics.classification(Sided(), batch)["loss"], expected)
+
+
+def test_a_flipped_metric_of_symmetric_images_is_the_metric_itself() -> None:
+    image = LOGITS[:, :, None, None].expand(4, 3, 1, 2)
+    found = metrics.flipped()(Sided(), {"image": image, "label": LABEL})
+    torch.testing.assert_close(found, metrics.classification(nn.Identity(), BATCH))

@@ -207,3 +207,35 @@ def test_filters_start_with_the_variance_of_he() -> None:
     torch.manual_seed(0)
     filters = resnet18().get_parameter("layer4.1.conv2.weight")
     assert filters.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
+
+
+def test_stochastic_depth_is_torchvisions() -> None:
+    from torchvision.ops import stochastic_depth
+
+    block, twin = BasicBlock(64, 64, 1), BasicBlock(64, 64, 1)
+    twin.load_state_dict(block.state_dict())
+    block.drop = 0.4
+    x = torch.randn(16, 64, 4, 4)
+    torch.manual_seed(3)
+    found = block(x)
+    torch.manual_seed(3)
+    inner = twin.bn2(twin.conv2(twin.relu(twin.bn1(twin.conv1(x)))))
+    dropped = stochastic_depth(inner, 0.4, "row")
+    assert torch.equal(found, torch.relu(dropped + x))
+    skipped = (dropped.flatten(1) == 0).all(1)
+    assert 0 < skipped.sum() < 16
+    assert torch.equal(found[skipped], torch.relu(x[skipped]))
+
+
+def test_stochastic_depth_rises_with_the_layers_and_ends_with_training() -> None:
+    model = resnet34(stochastic_depth=0.5)
+    drops = [module.drop for module in model.modules() if hasattr(module, "drop")]
+    assert drops == [0.5 * number / 16 for number in range(1, 17)]
+    x = torch.randn(4, 3, 8, 8)
+    plain = resnet34()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model.eval()(x), plain.eval()(x))
+    torch.manual_seed(0)
+    one = model.train()(x)
+    torch.manual_seed(1)
+    assert not torch.equal(model(x), one)

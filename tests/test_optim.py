@@ -1,10 +1,13 @@
 """Parameter groups by role."""
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from launcher import pretrained
+from launcher.errors import RecipeError
 from launcher.models import resnet18
-from launcher.optim import decay_groups
+from launcher.optim import decay_groups, layer_groups
 
 
 class Small(nn.Module):
@@ -83,3 +86,30 @@ def test_an_optimizer_shrinks_only_what_decays() -> None:
     for name, parameter in model.named_parameters():
         factor = 0.5 if parameter.ndim > 1 else 1.0
         torch.testing.assert_close(parameter.detach(), before[name] * factor)
+
+
+def test_parts_of_a_model_have_rates_of_their_own() -> None:
+    model = resnet18()
+    groups = layer_groups(model, 0.1, {"fc": 1, "layer4": 0.5, "": 0.1}, weight_decay=0.01)
+    rate = {id(p): group["lr"] for group in groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert len(rate) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        expected = {"fc": 0.1, "layer4": 0.05}.get(name.partition(".")[0], 0.01)
+        assert rate[id(parameter)] == pytest.approx(expected), name
+        assert decay[id(parameter)] == (0.01 if parameter.ndim > 1 else 0)
+
+
+def test_frozen_parts_have_no_group() -> None:
+    model = resnet18()
+    pretrained.freeze(model, head="fc")
+    groups = layer_groups(model, 0.1, {"fc": 1, "": 0.1})
+    assert [group["lr"] for group in groups] == [0.1, 0.1]
+    assert {id(p) for group in groups for p in group["params"]} == {*map(id, model.fc.parameters())}
+
+
+def test_a_part_that_is_not_there_or_left_out_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"no part 'layer5'\. Did you mean 'layer"):
+        layer_groups(resnet18(), 0.1, {"layer5": 1, "": 1})
+    with pytest.raises(RecipeError, match=r"no factor for conv1\.weight"):
+        layer_groups(resnet18(), 0.1, {"fc": 1})

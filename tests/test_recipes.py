@@ -30,7 +30,8 @@ real = [
 def test_every_recipe_trains_on_every_data_set(
     path: Path, dataset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [f"dataset={dataset}", "batch_size=8", f"data_dir={REAL or 'data'}"]
+    given = ["weights=none", "size=32"] if path.stem == "finetune_resnet" else []
+    given += [f"dataset={dataset}", "batch_size=8", f"data_dir={REAL or 'data'}"]
     assert cli.main([str(path), *given, "--dry-run"]) == 0
     assert "dry run: one step and one evaluation of 256 samples worked" in capsys.readouterr().out
 
@@ -54,7 +55,8 @@ def test_a_recipe_without_a_data_set_has_numbers_of_its_own(
 def test_the_quick_config_fits_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     quick = str(ROOT / "configs" / "runs" / "quick.yaml")
     for path in ON_DATA_SETS:
-        assert cli.main(["show", str(path), "--config", quick, "--json"]) == 0
+        given = ["weights=none", "size=32"] if path.stem == "finetune_resnet" else []
+        assert cli.main(["show", str(path), *given, "--config", quick, "--json"]) == 0
         assert '"dataset": {\n   "value": "digits"' in capsys.readouterr().out
 
 

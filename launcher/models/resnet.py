@@ -19,6 +19,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
+        self.drop = 0.0  # the probability with which a training pass leaves the convolutions out
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
@@ -34,9 +35,17 @@ class BasicBlock(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
+        if self.training and self.drop:
+            x = x * _survivors(x, self.drop)
         x = x + shortcut
         out: Tensor = self.relu(x)
         return out
+
+
+def _survivors(x: Tensor, drop: float) -> Tensor:
+    """Zero for samples that leave a block out, 1 / (1 - drop) for the others: (N, 1, 1, 1)."""
+    keep = 1 - drop
+    return torch.empty(len(x), 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(keep).div_(keep)
 
 
 class ResNet(nn.Module):
@@ -48,6 +57,11 @@ class ResNet(nn.Module):
 
     `zero_init_residual` starts every block as the identity, which trains better when there are few
     steps (Goyal et al.: Accurate, Large Minibatch SGD, 2017, section 5.1).
+
+    `stochastic_depth` in [0, 1) is the probability with which a training pass leaves the last block
+    out, for each sample; the first of n blocks has an n-th of it, the second two (Huang, Sun, Liu,
+    Sedra, Weinberger: Deep Networks with Stochastic Depth, ECCV 2016, equation 4). It draws from
+    torch's generator, which the launcher seeds for each micro-batch.
     """
 
     def __init__(
@@ -57,6 +71,7 @@ class ResNet(nn.Module):
         channels: int = 3,
         stem: Stem = "cifar",
         zero_init_residual: bool = False,
+        stochastic_depth: float = 0.0,
     ) -> None:
         super().__init__()
         if stem == "imagenet":
@@ -72,6 +87,9 @@ class ResNet(nn.Module):
         self.layer3 = _stage(128, 256, third, stride=2)
         self.layer4 = _stage(256, 512, fourth, stride=2)
         self.fc = nn.Linear(512, classes)
+        every = [module for module in self.modules() if isinstance(module, BasicBlock)]
+        for number, block in enumerate(every, start=1):
+            block.drop = stochastic_depth * number / len(every)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -94,14 +112,16 @@ def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential
 
 
 def resnet18(
-    classes: int = 10, channels: int = 3, stem: Stem = "cifar", zero_init_residual: bool = False
-) -> ResNet:
+    classes: int = 10, channels: int = 3, stem: Stem = "cifar", zero_init_residual: bool = False,
+    stochastic_depth: float = 0.0,
+) -> ResNet:  # fmt: skip
     """Blocks 2-2-2-2: 11.2 million parameters with 10 classes."""
-    return ResNet((2, 2, 2, 2), classes, channels, stem, zero_init_residual)
+    return ResNet((2, 2, 2, 2), classes, channels, stem, zero_init_residual, stochastic_depth)
 
 
 def resnet34(
-    classes: int = 10, channels: int = 3, stem: Stem = "cifar", zero_init_residual: bool = False
-) -> ResNet:
+    classes: int = 10, channels: int = 3, stem: Stem = "cifar", zero_init_residual: bool = False,
+    stochastic_depth: float = 0.0,
+) -> ResNet:  # fmt: skip
     """Blocks 3-4-6-3: 21.3 million parameters with 10 classes."""
-    return ResNet((3, 4, 6, 3), classes, channels, stem, zero_init_residual)
+    return ResNet((3, 4, 6, 3), classes, channels, stem, zero_init_residual, stochastic_depth)

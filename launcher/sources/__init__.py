@@ -22,7 +22,7 @@ from typing import Literal
 from launcher.catalog import NAMES as NAMES
 from launcher.data import Source
 from launcher.download import mirror as mirror
-from launcher.errors import SettingsError, did_you_mean
+from launcher.errors import RecipeError, SettingsError, did_you_mean
 from launcher.sources.absent import absent, known
 from launcher.sources.arrays import Arrays as Arrays
 from launcher.sources.cifar10 import cifar10
@@ -31,6 +31,7 @@ from launcher.sources.digits import digits
 from launcher.sources.folder import folder as folder
 from launcher.sources.folder import parted
 from launcher.sources.mnist import fashion_mnist, mnist
+from launcher.sources.photo import ImageTransform
 from launcher.sources.synthetic import synthetic as synthetic
 from launcher.sources.table import csv as csv
 from launcher.sources.tensors import tensors as tensors
@@ -51,8 +52,9 @@ NAMED: dict[str, Callable[[SplitName, Path], Arrays]] = {
 
 
 def load(
-    name: str, split: SplitName, size: int | None = None, channels: int | None = None
-) -> Source:
+    name: str, split: SplitName, size: int | None = None, channels: int | None = None,
+    transform: ImageTransform | None = None,
+) -> Source:  # fmt: skip
     """A data set by name, or a folder of images by its path, with every image in one shape.
 
     `size`: height and width; an image of a named set is enlarged by whole pixels if that fits (8 to
@@ -61,17 +63,20 @@ def load(
 
     A path is relative to the current folder. Below it lie `train/` and `val/`, `valid/` or `test/`
     with folders of classes, or folders of classes alone: then every fifth image of each is for
-    tests. See `folder`; `size` is 32 and `channels` 3 unless given.
+    tests. See `folder`; `size` is 32 and `channels` 3 unless given. A `transform` takes the place
+    of `size` there, in the loader processes; of the named sets, which are in memory, none has one.
 
     Raises SettingsError for an unknown name and DataError for missing or damaged files.
     """
     if name in NAMED:
+        if transform is not None:
+            raise RecipeError(f"{name} is in memory: give its Split a transform for whole batches.")
         if (stand_in := absent(None)) is not None:
             return stand_in
         return NAMED[name](split, data_dir.get()).fit(size, channels)
     path = os.path.expanduser(name)
     if os.path.isdir(path) or (known.get() is not None and os.sep in name):
-        return parted(path, split, size, channels)
+        return parted(path, split, size, channels, transform)
     if os.sep in name:
         what = "is no folder, but a file" if os.path.exists(path) else "is not there"
         raise SettingsError(

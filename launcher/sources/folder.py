@@ -89,7 +89,10 @@ def _is_test(counts: tuple[int, ...]) -> np.ndarray:
     return found
 
 
-def parted(name: str, split: SplitName, size: int | None, channels: int | None) -> Files:
+def parted(
+    name: str, split: SplitName, size: int | None, channels: int | None,
+    transform: ImageTransform | None = None,
+) -> Files:  # fmt: skip
     """The training or the test images of a folder, for `sources.load`.
 
     They lie in `train/` and in `val/`, `valid/` or `test/` (the first of these that is there)
@@ -97,14 +100,14 @@ def parted(name: str, split: SplitName, size: int | None, channels: int | None) 
     are 32 x 32, without `channels` they have 3. Raises DataError, as `folder` does.
     """
     root = Path(os.path.abspath(os.path.expanduser(name)))
-    size = USUAL_SIZE if size is None else size
+    size = None if transform else USUAL_SIZE if size is None else size
     channels = 3 if channels is None else channels
-    if (stand_in := absent(Reader(None, size, channels))) is not None:
+    if (stand_in := absent(Reader(transform, size, channels))) is not None:
         return cast(Files, stand_in)
     folders, _ = entries(str(root))
     tests = [test for test in _TEST_FOLDERS if test in folders]
     if "train" not in folders or not (tests or entries(str(root / "train"))[0]):
-        return folder(root, size=size, channels=channels, split=split)
+        return folder(root, transform, size, channels, split)
     if not tests:
         raise DataError(
             f"{printable(str(root))} has train/ with folders of classes, but none of val/, valid/ "
@@ -116,4 +119,4 @@ def parted(name: str, split: SplitName, size: int | None, channels: int | None) 
             f"train/ and {tests[0]}/ in {printable(str(root))} must have the same classes; only "
             f"one of them has {', '.join(map(printable, differ[:10]))}."
         )
-    return folder(root / ("train" if split == "train" else tests[0]), size=size, channels=channels)
+    return folder(root / ("train" if split == "train" else tests[0]), transform, size, channels)
