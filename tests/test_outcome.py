@@ -3,13 +3,16 @@
 import base64
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import command, write_recipe
+from conftest import ROOT, command, write_recipe
 from PIL import Image
 from torch import Tensor
 
@@ -158,6 +161,39 @@ def model(hparams, data):
     run("epochs=1", "micro_batch_size=16", extra=counting)
     preflight = 2
     assert Path("passes.txt").read_text() == "x" * (preflight + 1)
+
+
+@pytest.mark.parametrize("more", [["precision=bf16"], ["ema=0.9"]], ids=["bf16", "ema"])
+def test_the_verdicts_are_those_of_the_weights_and_the_precision_that_are_scored(
+    more: list[str],
+) -> None:
+    found = run("lr=0.5", *more)
+    counts = np.array(found["confusion"])
+    assert counts.trace() / 40 == pytest.approx(found["scores"]["test/accuracy"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_leave_one_outcome_and_make_up_for_one_that_is_missing() -> None:
+    path = write_recipe()
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+             "-m", "launcher", str(path), "name=r", "threads=1"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+
+    def launch() -> bytes:
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return (RUN / "outcome.json").read_bytes()
+
+    first = launch()
+    found = json.loads(first)
+    counts = np.array(found["confusion"])
+    assert counts.sum() == 40
+    assert counts.trace() / 40 == pytest.approx(found["scores"]["test/accuracy"], rel=1e-6)
+    assert found["scores"] == metrics_of(8)
+    status = json.loads((RUN / "status.json").read_text())
+    (RUN / "status.json").write_text(json.dumps(status | {"state": "running"}))
+    (RUN / "outcome.json").unlink()
+    assert launch() == first
 
 
 def test_metrics_that_call_the_model_twice_have_scores_and_no_verdicts() -> None:

@@ -72,6 +72,15 @@ def test_a_noisy_curve_is_a_smooth_line_over_a_faint_one() -> None:
     assert "raw" not in chart("Loss", [Line("train", series([1.0, 0.5, 0.2]))])
 
 
+def test_where_many_curves_lie_over_one_another_only_the_smooth_ones_are_drawn() -> None:
+    noisy = series([1.0 + 9 * (step == 100) for step in range(200)])
+    svg = chart("Loss", [Line("one", noisy), Line("other", noisy, 2)], bare=True)
+    assert "raw" not in svg
+    assert svg.count("class='line") == 2
+    highest = max(float(label) for label in re.findall(r"class=end>([\d.]+)", svg))
+    assert highest < 5
+
+
 def test_a_long_curve_is_a_small_chart() -> None:
     svg = chart("Loss", [Line("train", series([1 / (1 + step) for step in range(50_000)]))])
     assert len(svg) < 30_000

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from launcher import evaluate, sources
+from launcher import evaluate, sources, verdicts
 from launcher.augment import normalize
 from launcher.data import Batch, Data, Split
 from launcher.evaluate import Metrics, scores
@@ -96,13 +96,13 @@ def test_the_verdicts_of_all_processes_reach_each_of_them(processes: int) -> Non
                total=partial(note, parts[-1]), verdicts=Verdicts(CLASSES))  # fmt: skip
     sums = [reduce(torch.add, kind) for kind in zip(*parts, strict=True)]
     for process in range(processes):
-        left, verdicts = sums.copy(), Verdicts(CLASSES)
+        left, mine = sums.copy(), Verdicts(CLASSES)
         scores(learned, classification, data(), CPU, seed=0, process=process, processes=processes,
-               total=partial(take, left), verdicts=verdicts)  # fmt: skip
+               total=partial(take, left), verdicts=mine)  # fmt: skip
         assert alone.predicted is not None
         assert alone.probability is not None
-        assert torch.equal(verdicts.predicted, alone.predicted)  # type: ignore[arg-type]
-        assert torch.equal(verdicts.probability, alone.probability)  # type: ignore[arg-type]
+        assert torch.equal(mine.predicted, alone.predicted)  # type: ignore[arg-type]
+        assert torch.equal(mine.probability, alone.probability)  # type: ignore[arg-type]
 
 
 def test_without_the_exchange_there_are_none() -> None:
@@ -195,4 +195,39 @@ def test_half_precision_is_taken_as_float32() -> None:
     found = said(Half())
     assert found.probability is not None
     assert found.probability.dtype == torch.float32
-    assert torch.equal(found.probability, all_at_once(Half()).float().softmax(1).amax(1))
+    whole = all_at_once(Half()).float().softmax(1).amax(1)
+    assert torch.allclose(found.probability, whole, atol=1e-6)
+
+
+def test_blocks_are_decided_together_and_not_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are taken at once, the verdicts are the same."""
+    expected = said(model())
+    for most in (0, 50, 10**9):
+        monkeypatch.setattr(verdicts, "_AT_ONCE", most)
+        found = said(model())
+        assert found.predicted is not None
+        assert torch.equal(found.predicted, expected.predicted)  # type: ignore[arg-type]
+        assert torch.equal(found.probability, expected.probability)  # type: ignore[arg-type]
+
+
+def test_an_output_that_is_written_to_again_is_copied_in_time() -> None:
+    """As by a captured graph, whose outputs lie in the same place each time."""
+
+    class Reused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.place = torch.zeros(7, CLASSES)
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.place.copy_(image.flatten(1)[:, :CLASSES])
+
+    found = said(Reused())
+    assert found.predicted is not None
+    assert torch.equal(found.predicted, all_at_once(Fresh()).argmax(1))
+
+
+class Fresh(nn.Module):
+    """The same with an output of its own each time."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image.flatten(1)[:, :CLASSES]

@@ -1,7 +1,7 @@
 """The report of several runs, side by side: what differs first, then what came of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from launcher.monitor import KNOWN
 from launcher.report import lineage, page
@@ -11,8 +11,9 @@ from launcher.report.plot import Kind, Line, chart
 from launcher.report.reading import Told
 from launcher.report.words import breakable, metric, number, setting, short, span, text
 
-_CLASSES = 100
-_CHARTS: tuple[tuple[str, str, Kind, bool], ...] = (
+_CLASSES: Final = 100
+_ABSENT: Final = object()
+_CHARTS: Final[tuple[tuple[str, str, Kind, bool], ...]] = (
     ("Training loss", "train/loss", "log", False),
     ("Test loss", "test/loss", "log", False),
     ("Test accuracy", "test/accuracy", "percent", False),
@@ -66,9 +67,10 @@ def differing(runs: Sequence[Told], heads: Sequence[str]) -> str:
     keys = dict.fromkeys(key for column in columns for key in column)
     rows = []
     for key in keys:
-        values = [column.get(key, "-") for column in columns]
+        values = [column.get(key, _ABSENT) for column in columns]
         if any(value != values[0] for value in values):
-            cells = "".join(f"<td>{breakable(setting(key, value))}</td>" for value in values)
+            said = ["-" if value is _ABSENT else setting(key, value) for value in values]
+            cells = "".join(f"<td>{breakable(value)}</td>" for value in said)
             rows.append(f"<tr><td>{breakable(key)}</td>{cells}</tr>")
     if not rows:
         return "<p>There are none: the runs have the same settings.</p>"
@@ -144,7 +146,7 @@ def curves(runs: Sequence[Told], names: Sequence[str]) -> str:
         ]
         if lines:
             kind = _share(lines) if kind == "percent" else kind
-            drawn.append(chart(title, lines, kind=kind, from_zero=from_zero))
+            drawn.append(chart(title, lines, kind=kind, from_zero=from_zero, bare=True))
     return f"<div class=charts>{''.join(drawn)}</div>" if drawn else ""
 
 

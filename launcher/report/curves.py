@@ -6,7 +6,7 @@ bucket knows its lowest and its highest value beside the mean.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,8 @@ BUCKETS: Final = 256
 """Buckets of a long series, at least; at most twice as many."""
 MOST_SERIES: Final = 64
 _LARGEST: Final = 1e200  # an axis must reach beyond it; NaN is not smaller either
+_MOST_OTHERS: Final = 100_000
+_METRICS: Final = ("train/", "test/", "raw/")
 
 
 @dataclass(slots=True)
@@ -38,6 +40,16 @@ class Bucket:
         """Of its values."""
         return self.total / self.count
 
+    def take(self, step: float, value: float) -> None:
+        """One more value."""
+        self.last = step
+        self.count += 1
+        self.total += value
+        if value < self.low:
+            self.low = value
+        elif value > self.high:
+            self.high = value
+
     def joined(self, other: "Bucket") -> "Bucket":
         """This one and the one after it."""
         return Bucket(self.first, other.last, self.count + other.count, self.total + other.total,
@@ -61,15 +73,14 @@ class Series:
         if value is None:
             self.missing += 1
             return
-        new = Bucket(step, step, 1, value, value, value)
-        if self.buckets and self.buckets[-1].count < self._size:
-            self.buckets[-1] = self.buckets[-1].joined(new)
+        if self.buckets and (newest := self.buckets[-1]).count < self._size:
+            newest.take(step, value)
             return
         if len(self.buckets) == 2 * BUCKETS:
             pairs = zip(self.buckets[::2], self.buckets[1::2], strict=True)
             self.buckets = [one.joined(other) for one, other in pairs]
             self._size *= 2
-        self.buckets.append(new)
+        self.buckets.append(Bucket(step, step, 1, value, value, value))
 
     @property
     def count(self) -> int:
@@ -87,7 +98,7 @@ class Series:
         reach = len(self.buckets) // 30
         found = []
         for place, bucket in enumerate(self.buckets):
-            side = min(reach, place, len(self.buckets) - 1 - place)  # symmetric: no bend at an end
+            side = min(reach, place)  # symmetric at the beginning, where curves are steep
             near = self.buckets[place - side : place + side + 1]
             mean = sum(one.total for one in near) / sum(one.count for one in near)
             found.append((bucket.step, mean))
@@ -99,7 +110,8 @@ class Curves:
     """What metrics.jsonl tells of a run."""
 
     series: dict[str, Series]
-    """By metric: `train/...` and `test/...`, without those of single classes."""
+    """By metric: `train/...`, `test/...` and, with an average of the weights, `raw/...`; without
+    those of single classes."""
     last: dict[str, Any]
     """The last line."""
     lines: int
@@ -110,6 +122,7 @@ class Curves:
 def curves(lines: Iterable[bytes]) -> Curves:
     """From the lines of metrics.jsonl. A line that was cut by a crash, or damaged, is counted."""
     series: dict[str, Series] = {}
+    others: set[str] = set()  # keys that are no metric of the whole
     last: dict[str, Any] = {}
     count = damaged = 0
     for line in lines:
@@ -121,19 +134,24 @@ def curves(lines: Iterable[bytes]) -> Curves:
             damaged += 1
             continue
         last = found
-        for key, value in _values(found):
-            if key not in series:
-                if len(series) == MOST_SERIES:
-                    continue
-                series[key] = Series()
-            series[key].add(step, value)
-    return Curves(series, last, count, damaged)
-
-
-def _values(line: dict[str, Any]) -> Iterator[tuple[str, float | None]]:
-    for key, value in line.items():
-        if key.count("/") == 1 and key.startswith(("train/", "test/")):
+        for key, value in found.items():
+            if key in others:
+                continue
+            if key not in series and not _begin(key, series, others):
+                continue
             if value is None:
-                yield key, None
+                series[key].add(step, None)
             elif isinstance(value, int | float):
-                yield key, float(value) if abs(value) < _LARGEST else None
+                series[key].add(step, float(value) if abs(value) < _LARGEST else None)
+    return Curves({key: one for key, one in series.items() if one.count or one.missing}, last,
+                  count, damaged)  # fmt: skip
+
+
+def _begin(key: str, series: dict[str, Series], others: set[str]) -> bool:
+    """A new series, if the key is that of a metric of the whole, and there is room."""
+    if key.count("/") == 1 and key.startswith(_METRICS) and len(series) < MOST_SERIES:
+        series[key] = Series()
+        return True
+    if len(others) < _MOST_OTHERS:
+        others.add(key)
+    return False

@@ -52,8 +52,10 @@ def _end(ended: Mapping[str, Any] | None) -> str:
     """How an earlier attempt ended, from what the next one found."""
     if not ended:
         return "ended, it is not known how"
-    said = _ENDED.get(str(ended.get("state")), str(ended.get("state")))
-    step = f" after step {ended['step']}" if ended.get("step") else ""
+    state = str(ended.get("state"))
+    said, killed = _ENDED.get(state, state), state == "running"
+    after = "after the checkpoint of step" if killed else "after step"  # that is all it left
+    step = f" {after} {ended['step']}" if ended.get("step") else ""
     return f"{said}{step}" + (f": {ended['reason']}" if ended.get("reason") else "")
 
 

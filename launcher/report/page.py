@@ -102,6 +102,11 @@ svg text{font-size:12px;fill:var(--quiet);font-variant-numeric:tabular-nums}
 .raw{stroke:var(--c);stroke-width:1;fill:none;opacity:.3}
 .band{fill:var(--c);opacity:.2}
 .dot{fill:var(--c)}
+.many .line.c2,.many .line.c6{stroke-dasharray:7 4}
+.many .line.c3,.many .line.c7{stroke-dasharray:3 3}
+.many .line.c4,.many .line.c8{stroke-dasharray:9 3 2 3}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr));gap:0 40px}
+.pair section{margin:0}.pair .bars div{padding:5px 0}
 .bars{columns:300px;column-gap:36px}
 .bars div{display:grid;grid-template-columns:minmax(0,9rem) 1fr 4.6rem;gap:10px;align-items:center;
 break-inside:avoid;padding:2px 0;line-height:1.3}
@@ -130,6 +135,8 @@ td:first-child,code{font-family:ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,m
 font-size:.92em}
 tr.given td:first-child,tr.given td:nth-child(2),td.best{font-weight:700}
 .side{min-width:calc(var(--columns)*7.5rem)}
+.side td:first-child,.side th:first-child{position:sticky;left:0;background:var(--ground)}
+section section{margin-top:28px}
 ol{padding-left:1.6em;margin:8px 0}
 li{margin:6px 0;overflow-wrap:anywhere}
 footer{margin-top:36px;padding-top:12px;border-top:1px solid var(--rule);color:var(--quiet);
@@ -150,7 +157,7 @@ print-color-adjust:exact}main{max-width:none;padding:0}
 .charts{grid-template-columns:1fr 1fr}.twice{grid-template-columns:minmax(0,1fr)}
 .pictures{grid-template-columns:repeat(6,minmax(0,1fr))}.facts dd{font-size:1.05rem}
 .facts{grid-template-columns:repeat(auto-fit,minmax(112px,1fr))}
-.wide{overflow:visible}.side{min-width:0}.whole{break-inside:avoid}h2{break-after:avoid}
+.wide{overflow:visible}.side{min-width:0}.whole{break-inside:avoid}h2,h3,.note{break-after:avoid}
 .matrix{min-width:0;max-width:min(100%,calc(var(--most)/1.3))}
 .chart,.facts div,li,tr,.matrix,.heat{break-inside:avoid}}
 """.replace("\n", "")

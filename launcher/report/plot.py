@@ -31,6 +31,18 @@ class Line:
     colour: int = 1
     """1 to 8."""
 
+    @property
+    def smoothed(self) -> bool:
+        """Whether there are so many values that single ones would hide the curve."""
+        return len(self.series.buckets) >= _SMOOTHED
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """(step, value) of the curve."""
+        if self.smoothed:
+            return self.series.smooth()
+        return [(bucket.step, bucket.mean) for bucket in self.series.buckets]
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -75,28 +87,30 @@ def round_values(low: float, high: float, most: int) -> list[float]:
 
 def chart(
     title: str, lines: Sequence[Line], *, kind: Kind = "number", from_zero: bool = False,
-    marks: Sequence[float] = (), end: float = 0,
+    marks: Sequence[float] = (), end: float = 0, bare: bool = False,
 ) -> str:  # fmt: skip
     """A figure: title, legend with the last values, curves. Curves without a value are named only.
 
     `log` uses a logarithmic axis where the values ask for it. `marks` are steps at which the run
-    was continued; `end` is the last step of the axis, if the curves end before.
+    was continued; `end` is the last step of the axis, if the curves end before; `bare` leaves out
+    what was noisy, where many curves lie over one another.
     """
     shown = [line for line in lines if line.series.buckets]
     legend = "".join(_key(line, kind) for line in lines)
     head = f"<figcaption><b>{text(title)}</b><span class=keys>{legend}</span></figcaption>"
     if not shown:
         return f"<figure class=chart>{head}<p class=quiet>No finite value.</p></figure>"
-    y = _values_axis(shown, kind, from_zero)
+    y = _values_axis(_extremes(shown, bare), kind, from_zero)
     ticks = y.ticks(5)
     labels = [tick_label(value, kind, ticks) for value in ticks]
     left = 10 + max((len(label) for label in labels), default=1) * _LETTER
     x = _steps_axis(shown, left, end)
     inside = [_grid(x, y, ticks, labels), _marks(x, marks)]
-    inside += [_curve(line, x, y) for line in shown]
+    inside += [_curve(line, x, y, bare) for line in shown]
     said = "; ".join(f"{line.name} ends at {metric(line.name, line.series.last)}" for line in shown)
+    many = " many" if bare else ""
     return (
-        f"<figure class=chart>{head}<svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img "
+        f"<figure class='chart{many}'>{head}<svg viewBox='0 0 {WIDTH} {HEIGHT}' role=img "
         f"aria-label='{text(f'{title}: {said}')}'>{''.join(inside)}</svg></figure>"
     )
 
@@ -131,9 +145,17 @@ def _key(line: Line, kind: Kind) -> str:
     return f"<span class='key c{line.colour}'>{name}{value}{lost}</span>"
 
 
-def _values_axis(lines: Sequence[Line], kind: Kind, from_zero: bool) -> Axis:
+def _extremes(lines: Sequence[Line], bare: bool) -> tuple[float, float]:
+    """The lowest and the highest value that is drawn."""
+    if bare:
+        values = [value for line in lines for _, value in line.points]
+        return min(values), max(values)
     buckets = [bucket for line in lines for bucket in line.series.buckets]
-    low, high = min(b.low for b in buckets), max(b.high for b in buckets)
+    return min(bucket.low for bucket in buckets), max(bucket.high for bucket in buckets)
+
+
+def _values_axis(extremes: tuple[float, float], kind: Kind, from_zero: bool) -> Axis:
+    low, high = extremes
     log = kind == "log" and low > 0 and high / low > 50
     if log:
         low, high = low / 1.15, high * 1.15
@@ -152,9 +174,8 @@ def _values_axis(lines: Sequence[Line], kind: Kind, from_zero: bool) -> Axis:
 def _steps_axis(lines: Sequence[Line], left: float, end: float) -> Axis:
     first = min(line.series.buckets[0].first for line in lines)
     last = max(end, *(line.series.buckets[-1].last for line in lines))
-    first = 0.0 if first < 0.5 * last else first
-    if last <= first:
-        first, last = max(0.0, first - 1), first + 1
+    first = 0.0 if first < 0.5 * last or first == last else first
+    last = max(last, first + 1)
     return Axis(first, last, left, WIDTH - _RIGHT)
 
 
@@ -182,26 +203,27 @@ def _marks(x: Axis, marks: Sequence[float]) -> str:
     )
 
 
-def _curve(line: Line, x: Axis, y: Axis) -> str:
-    buckets, colour = line.series.buckets, f"c{line.colour}"
-    drawn = []
-    if len(buckets) >= _SMOOTHED:
-        if any(bucket.count > 1 for bucket in buckets):  # from the lowest to the highest values
-            there = [(x.at(b.step), y.at(b.high)) for b in buckets]
-            back = [(x.at(b.step), y.at(b.low)) for b in reversed(buckets)]
-            drawn.append(f"<path class='band {colour}' d='{_path([*there, *back])}Z'/>")
-        else:
-            raw = _path([(x.at(b.step), y.at(b.mean)) for b in buckets])
-            drawn.append(f"<path class='raw {colour}' d='{raw}'/>")
-        points = [(x.at(step), y.at(value)) for step, value in line.series.smooth()]
-    else:
-        points = [(x.at(b.step), y.at(b.mean)) for b in buckets]
-    drawn.append(f"<path class='line {colour}' d='{_path(points)}'/>")
-    if len(buckets) <= _DOTTED:
-        drawn += [
-            f"<circle class='dot {colour}' cx='{a:.1f}' cy='{b:.1f}' r='2.6'/>" for a, b in points
-        ]
-    return "".join(drawn)
+def _curve(line: Line, x: Axis, y: Axis, bare: bool) -> str:
+    points = [(x.at(step), y.at(value)) for step, value in line.points]
+    noise = _noise(line, x, y) if line.smoothed and not bare else ""
+    drawn = f"{noise}<path class='line c{line.colour}' d='{_path(points)}'/>"
+    if len(points) > _DOTTED:
+        return drawn
+    dots = (f"<circle class='dot c{line.colour}' cx='{a:.1f}' cy='{b:.1f}' r='2.6'/>"
+            for a, b in points)  # fmt: skip
+    return drawn + "".join(dots)
+
+
+def _noise(line: Line, x: Axis, y: Axis) -> str:
+    """What the smooth curve leaves out: the values themselves; of many from the lowest to the
+    highest."""
+    buckets = line.series.buckets
+    if all(bucket.count == 1 for bucket in buckets):
+        raw = _path([(x.at(b.step), y.at(b.mean)) for b in buckets])
+        return f"<path class='raw c{line.colour}' d='{raw}'/>"
+    there = [(x.at(b.step), y.at(b.high)) for b in buckets]
+    back = [(x.at(b.step), y.at(b.low)) for b in reversed(buckets)]
+    return f"<path class='band c{line.colour}' d='{_path([*there, *back])}Z'/>"
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

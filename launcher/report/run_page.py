@@ -1,6 +1,7 @@
 """The report of one run."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from launcher.report import lineage, page
 from launcher.report.curves import Series
@@ -10,24 +11,17 @@ from launcher.report.reading import Told
 from launcher.report.samples import class_bars, pictures
 from launcher.report.words import metric, number, span, text
 
+_SIDE_BY_SIDE: Final = 12
+
 
 def run_page(told: Told) -> str:
     """The whole page."""
     outcome = told.outcome or {}
     classes: Sequence[str] = outcome.get("classes", [])
-    step = outcome.get("step")
-    at = f" Evaluated after step {step}." if step not in (None, told.step) else ""
-    bars, note = class_bars(told.scores)
-    confusion = outcome.get("confusion")
-    shades = "Rows are the true classes, columns the predicted ones. " + (
-        "The shade goes with a cell's share of its row."
-    )
     return page.document(f"{told.name}: report", "".join([
         head(told),
         page.section("Curves", curves(told), continued(told)),
-        page.section("Accuracy of each class", bars, note + at, "whole" if not note else ""),
-        page.section("Confusion matrix", matrix(confusion, classes) if confusion else "",
-                     shades + at, "whole"),
+        by_class(told, classes),
         page.section("Most confident mistakes", pictures(outcome.get("mistakes", []), classes),
                      "Test samples that the model was most sure of, and wrong."),
         page.section("A sample of predictions", pictures(outcome.get("samples", []), classes),
@@ -37,6 +31,21 @@ def run_page(told: Told) -> str:
         page.section("Lineage", lineage.attempts(told)),
         lineage.origin(told),
     ]))  # fmt: skip
+
+
+def by_class(told: Told, classes: Sequence[str]) -> str:
+    """The accuracy of each class and the confusion matrix; of a few classes side by side."""
+    outcome = told.outcome or {}
+    step, confusion = outcome.get("step"), outcome.get("confusion")
+    at = f" Evaluated after step {step}." if step not in (None, told.step) else ""
+    bars, note = class_bars(told.scores)
+    found = page.section("Accuracy of each class", bars, note + at, "" if note else "whole")
+    found += page.section(
+        "Confusion matrix", matrix(confusion, classes) if confusion else "",
+        "Rows are the true classes, columns the predicted ones. The shade goes with a cell's share "
+        f"of its row.{at}", "whole",
+    )  # fmt: skip
+    return f"<div class=pair>{found}</div>" if 0 < len(classes) <= _SIDE_BY_SIDE else found
 
 
 def head(told: Told) -> str:
@@ -135,7 +144,7 @@ def _tested(series: Mapping[str, Series]) -> list[str]:
 
 def _pair(series: Mapping[str, Series], name: str) -> list[Line]:
     """The curves of a metric in training and in tests."""
-    parts = (("train", 1), ("test", 2))
+    parts = (("train", 1), ("test", 2), ("raw", 3))
     return [
         Line(part, series[f"{part}/{name}"], colour)
         for part, colour in parts
