@@ -103,7 +103,7 @@ def _summary(folder: Path) -> Summary:
         smaller=(run.get("monitor") or {}).get("smaller", False),
         best=best.get("scores", {}).get(monitor), best_step=best.get("step"),
         seconds=line.get("seconds"), updated=_updated(folder), reason=status.get("reason", ""),
-        next=_next(folder.name, state, owner, status), command=command,
+        next=_next(run, state, owner, status), command=command,
     )  # fmt: skip
 
 
@@ -119,12 +119,15 @@ def _state(status: Mapping[str, Any], owner: int | None) -> State:
     raise CheckpointError(f"status.json is missing or names no state: {state!r}.")
 
 
-def _next(name: str, state: State, owner: int | None, status: Mapping[str, Any]) -> str:
+def _next(
+    run: Mapping[str, Any], state: State, owner: int | None, status: Mapping[str, Any]
+) -> str:
     """What to do, in a few words."""
     if state == "running":
         return f"wait: process {owner} trains" if owner else "wait: another machine trains"
     if state == "finished":
-        return f"launcher evaluate {shlex.quote(name)}"
+        own = run.get("launched_by") == "own loop"  # only its script knows what to evaluate
+        return "" if own else f"launcher evaluate {shlex.quote(str(run.get('name')))}"
     if state == "failed":
         must = " --resume must" if status.get("failures", 0) >= 3 else ""
         return f"code {status.get('code')}: mend it, then the same command{must}"
@@ -141,6 +144,8 @@ def continuing(run: Mapping[str, Any]) -> str:
         start = "accelerate launch ... -m launcher"  # its config file is not known
     elif processes > 1:
         start = f"torchrun --nproc_per_node {processes} -m launcher"
+    elif run.get("launched_by") == "own loop":
+        start = "python"
     words = [run.get("recipe", "RECIPE.py"), f"name={run.get('name')}"]
     for group in ("hyperparameters", "run_settings"):
         for key, entry in run.get(group, {}).items():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from launcher import describe, resume, rng, sources, storage
+from launcher import describe, draws, resume, rng, sources, storage
 from launcher.connect import connect
 from launcher.data import Batch, Data, feed
 from launcher.errors import Preempted, RecipeError
@@ -181,6 +181,7 @@ class OwnLoop(Generic[H]):
             self.state = resume.restored(self, found, found.step)
         self.world.watch.on_end = lambda error, code: record.failed(error, code, self.state.step)
         about = describe.run(self._request, self, self._origins, self.identity, self.state.step)
+        about["launched_by"] = "own loop"
         seconds = record.begin(self._source, about, self.state.records, self.state.step)
         self._banner(about["changes"])
         self.screen.start(
@@ -194,6 +195,7 @@ class OwnLoop(Generic[H]):
         return self._saver, stop
 
     def _seed(self, step: int, *purpose: int) -> None:
+        draws.begin(self.hparams.seed, step)
         self.world.seed([rng.torch_seed(self.hparams.seed, step, 0, *purpose)])
 
     def _log(self) -> Mapping[str, float]:

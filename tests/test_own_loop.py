@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from launcher import checkpoint, own_loop, slots
+from launcher import checkpoint, overview, own_loop, slots
 
 SCRIPT = """
 import sys
@@ -229,6 +229,17 @@ def test_numbers_are_noted_with_the_step_that_they_belong_to() -> None:
     lines = outcome()["metrics"]
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert ["train/loss2" in line for line in lines] == [False, True] * 4
+
+
+def test_the_overview_knows_the_command_that_continues() -> None:
+    assert command("max_minutes=0.000001") == 75
+    found = overview.summary(Path("checkpoints/r"))
+    words = f"python {Path('loop.py').resolve()} name=r "
+    assert found.command.startswith(words)
+    assert "threads=1" in found.command
+    assert found.next == "the same command continues"
+    assert command() == 0
+    assert overview.summary(Path("checkpoints/r")).next == ""
 
 
 def test_the_page_shows_the_script_as_it_is() -> None:
