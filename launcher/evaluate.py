@@ -25,6 +25,9 @@ from launcher.verdicts import Verdicts
 
 BLOCK: Final = 256
 """Samples in one forward pass of an evaluation: a constant, so that no setting changes a score."""
+MOST_NAMED: Final = 1_000
+"""Classes with a number of their own in every record: a hundred times as many would make a record
+of megabytes."""
 
 Metrics = Callable[[nn.Module, Batch], dict[str, Tensor]]
 Total = Callable[[Tensor], Tensor]
@@ -100,15 +103,18 @@ def checked(values: Any, samples: int, before: Mapping[str, object]) -> dict[str
 def averages(found: dict[str, Tensor], data: Data) -> dict[str, float | None]:
     """`test/<metric>` for each metric, and `test/accuracy/<class>` where there are classes.
 
-    A class without a test sample has no line; an average that is not finite is None.
+    A class without a test sample has no line, and where there are more than `MOST_NAMED` classes
+    none has; an average that is not finite is None.
     """
     line = {f"test/{name}": _mean(values) for name, values in found.items()}
-    if data.classes and "accuracy" in found:
+    if 0 < len(data.classes) <= MOST_NAMED and "accuracy" in found:
         label = labels(data)
-        for number, name in enumerate(data.classes):
-            mine = found["accuracy"][label == number]
-            if len(mine):
-                line[f"test/accuracy/{name}"] = _mean(mine)
+        count = torch.bincount(label)
+        means = torch.bincount(label, found["accuracy"].double()) / count
+        for number in count.nonzero().flatten().tolist():
+            mean = means[number].item()
+            name = f"test/accuracy/{data.classes[number]}"
+            line[name] = mean if math.isfinite(mean) else None
     return line
 
 

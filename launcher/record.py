@@ -21,6 +21,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,20 +101,23 @@ class Record:
         is written again. Raises CheckpointError when there are fewer.
         """
         path = self.folder / "metrics.jsonl"
-        lines = storage.read(path).splitlines(keepends=True) if path.exists() else []
-        if sum(line.endswith(b"\n") for line in lines) < records:
+        count = size = 0
+        last = b""
+        if records and path.exists():
+            for last in islice(storage.lines(path), records):
+                count, size = count + 1, size + len(last) + 1
+        if count < records:
             raise CheckpointError(
-                f"{path} has {len(lines)} lines, but the checkpoint was written after {records}. "
+                f"{path} has {count} lines, but the checkpoint was written after {records}. "
                 f"Put the file back, or give --fresh to start again beside what is left."
             )
-        kept = lines[:records]
         # First, or a run that was finished would pass for what it becomes. Nothing after the step
         # is durable any more: an older checkpoint than the last may have been taken.
         self.status("running", committed=step)
         storage.replace(self.folder / "recipe.py", recipe)
         self._write("run.json", run)
-        self._metrics = held.Appender(path, sum(map(len, kept)))
-        return float(json.loads(kept[-1])["seconds"]) if kept else 0.0
+        self._metrics = held.Appender(path, size)
+        return float(json.loads(last)["seconds"]) if records else 0.0
 
     def metrics(self, line: Mapping[str, float | None]) -> None:
         """Append one record to metrics.jsonl; what is not finite becomes null.

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,17 @@ from typing import Any
 import bench
 import pytest
 import torch
-from benching import columns, speed, timing
+from benching import (
+    columns,
+    gpu,
+    loading,
+    probe,
+    saving,
+    scaling,
+    speed,
+    startup,
+    timing,
+)
 from benching.clock import Clock
 from benching.found import Found, draw, write_json, write_page
 from benching.job import Job
@@ -117,7 +128,14 @@ def test_a_window_counts_the_samples_of_its_steps(
 # ── suites ───────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", ["lenet-4-augmented", "mlp-256", "photos"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lenet-4-augmented",
+        "mlp-256",
+        pytest.param("photos", marks=pytest.mark.slow),  # loader processes, again and again
+    ],
+)
 def test_a_row_is_measured_whole(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = speed.rates(options("--only", name, "--set", "threads=1"), CPU, "cpu")
     (row,) = found.rows
@@ -176,6 +194,19 @@ def test_a_page_without_the_section_is_refused() -> None:
         write_page(Path("speed.md"), [table()])
 
 
+def test_the_page_on_speed_has_a_section_for_every_table() -> None:
+    page = (Path(bench.__file__).parents[1] / "docs" / "speed.md").read_text()
+    keys = ["cpu", "startup", "checkpoint", "loader", "gpu", "gpu-peak", "gpu-accuracy"]
+    for key in [*keys, *(f"scaling-{kind}" for kind in scaling.POINTS)]:
+        assert page.count(f"<!-- bench {key} -->\n") == page.count(f"<!-- end {key} -->\n") == 1
+    for row in CPU:
+        assert f"\n| {row.title} | " in page
+    Path("speed.md").write_text(page)
+    rates = Found("cpu", "", ("workload", *speed.COLUMN_NAMES.values(), "floor", "peer"), [])
+    write_page(Path("speed.md"), [rates])  # the columns fit, so that the rows stay
+    assert f"\n| {CPU[0].title} | not measured" in Path("speed.md").read_text()
+
+
 def test_figures_and_a_picture_are_written() -> None:
     write_json(Path("bench.json"), [table()])
     document = json.loads(Path("bench.json").read_text())
@@ -189,3 +220,89 @@ def test_the_command_line_runs_a_row_and_writes_everything() -> None:
     words = ["--only", "lenet-128", "--quick", "--workers", "0", "--json", "b.json"]
     assert bench.main([*words, "--set", "threads=1"]) == 0
     assert json.loads(Path("b.json").read_text())["tables"]["cpu"]["lenet-128"]["threads"] == 1
+
+
+# ── the other suites ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_gpu_suite_says_that_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert gpu.gpu(bench.parser().parse_args(["--suite", "gpu"])) == []
+    assert "no GPU here: nothing is measured" in capsys.readouterr().out
+
+
+def test_the_gpu_suites_rows_and_its_peak_run_on_any_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = tuple(replace(row, network="lenet", columns=("launcher", "floor")) for row in GPU)
+    monkeypatch.setattr(gpu, "GPU", rows)
+    found = speed.rates(options("--only", "lenet-4-gpu", "--set", "threads=1"), rows, "gpu")
+    assert set(found.raw["lenet-4-gpu"]["columns"]) == {"launcher", "floor"}
+    table = gpu.peak(options("--set", "threads=1"))
+    assert [row[0] for row in table.rows] == ["no", "bf16"]
+    for figures in table.raw.values():
+        # Two convolutions and three layers, three times, but for the gradient of the image.
+        convolutions = 2 * (28 * 28 * 6 * 75), 2 * (10 * 10 * 16 * 150)
+        layers = 2 * (400 * 120 + 120 * 84 + 84 * 10)
+        assert figures["flops_per_sample"] == 3 * (sum(convolutions) + layers) - convolutions[0]
+        assert figures["peak"] > 0
+
+
+def test_a_matrix_products_operations_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(1000))
+    monkeypatch.setattr("benching.gpu.time.perf_counter", lambda: next(now))
+    assert gpu.matmul_peak(torch.device("cpu"), "no", 8) == 2 * 8**3
+
+
+@pytest.mark.slow
+def test_the_time_to_an_accuracy_is_read_from_a_run() -> None:
+    (row,) = gpu.time_to_accuracy(options("--set", "threads=1")).rows
+    assert row[0] == "fashion_mlp"
+    assert float(row[2]) >= 0
+
+
+@pytest.mark.slow
+def test_start_up_is_timed_for_us_and_a_peer() -> None:
+    words = ["--suite", "startup", "--quick", "--only", "launcher", "tutorial"]
+    (found,) = startup.startup(bench.parser().parse_args(words))
+    assert [row[0] for row in found.rows] == ["launcher", "tutorial"]
+    assert all(seconds[0] > 0.2 for seconds in found.raw["seconds"].values())
+
+
+def test_a_checkpoint_is_timed_with_one_in_the_window() -> None:
+    (found,) = saving.checkpoint(options("--suite", "checkpoint", "--set", "threads=1"))
+    (row,) = found.rows
+    assert row[0].startswith("LeNet")
+    assert len(found.raw["lenet-128-saved"]["seconds, processor seconds"]["with"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "keys"),
+    [
+        ("samples", 1_000, {"seconds_to_first", "batch_us", "epoch_end_us", "memory_mb"}),
+        ("classes", 2_000, {"seconds", "record_kb", "memory_mb"}),
+        ("processes", 4, {"seconds_to_first", "step_us", "memory_mb"}),
+        ("lines", 1_000, {"seconds", "memory_mb"}),
+    ],
+)
+def test_a_point_of_growth_is_probed(kind: str, number: int, keys: set[str]) -> None:
+    taken = getattr(probe, kind)(number)
+    assert set(taken) == keys
+    assert all(value >= 0 for value in taken.values())
+
+
+def test_shares_that_are_not_the_batch_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_one_step", lambda plan, process: [next(plan.tickets(0, 0))])
+    with pytest.raises(AssertionError, match="shares are not the batch"):
+        probe.processes(4)
+
+
+def test_the_loader_suite_wants_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert loading.loading(options("--suite", "loader")) == []
+    assert "needs --data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", bench.SUITES)
+def test_every_suite_has_a_function(name: str) -> None:
+    assert callable(bench.suite(name))

@@ -183,3 +183,27 @@ def test_a_test_transform_draws_the_same_for_a_sample_whatever_its_block() -> No
     expected = torch.from_numpy(SampleRng(3, 0, np.arange(SAMPLES)).uniform()).float()
     found = scores(nn.Identity(), drawn, whole, CPU, seed=3)
     assert torch.equal(found["draw"], expected)
+
+
+def test_very_many_classes_have_no_lines_of_their_own() -> None:
+    """A hundred thousand numbers in every record would be megabytes, and took minutes to add."""
+    few, many = (
+        averages({"accuracy": torch.ones(2000)}, _labelled(number)) for number in (1000, 1001)
+    )
+    assert len(few) == 1001
+    assert list(many) == ["test/accuracy"]
+
+
+def test_a_class_has_the_mean_of_its_own_samples() -> None:
+    accuracy = (torch.arange(2000) % 7 == 0).float()
+    line = averages({"accuracy": accuracy}, _labelled(3))
+    for number in range(3):
+        mine = accuracy[torch.arange(2000) % 3 == number]
+        assert line[f"test/accuracy/{number}"] == mine.double().mean().item()
+
+
+def _labelled(classes: int) -> Data:
+    label = torch.arange(2000) % classes
+    image = torch.zeros(2000, 1, 1, 1, dtype=torch.uint8)
+    both = Split(sources.Arrays(image, label, tuple(map(str, range(classes)))))
+    return Data(train=both, test=both)

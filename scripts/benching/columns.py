@@ -34,18 +34,20 @@ NEEDS = {"lightning": "lightning", "ignite": "ignite", "timm": "timm"}
 """Packages of the `bench` extra."""
 
 
-class _EnoughError(Exception):
+class EnoughError(Exception):
     """All steps of a window are done."""
 
 
-class _Ticking(Screen):
+class Ticking(Screen):
+    """A screen that shows nothing, and ends training with EnoughError after the clock's steps."""
+
     def __init__(self, clock: Clock) -> None:
         super().__init__(shown=False)
         self._clock = clock
 
     def step(self, step: int) -> None:
         if self._clock.tick():
-            raise _EnoughError
+            raise EnoughError
 
 
 def launcher(job: Job, workers: int, clock: Clock, order: Sequence[int] | None) -> nn.Module:
@@ -56,11 +58,11 @@ def launcher(job: Job, workers: int, clock: Clock, order: Sequence[int] | None) 
     settings = replace(parts.settings, workers=workers)
     loaders = Loaders.of(parts.loaded, parts.hparams, settings, parts.world, parts.data, parts.plan)
     parts = replace(parts, model=model, optimizer=optimizer, loaders=loaders)
-    screen = _Ticking(clock)
+    screen = Ticking(clock)
     with Stop(1, str) as stop, closing(loaders):
         try:
             train(parts, State(), Saver(parts, None, screen), screen, stop)
-        except _EnoughError:
+        except EnoughError:
             return model
     raise AssertionError("the plan ended before the window")
 

@@ -25,8 +25,6 @@ from launcher.settings import resolve_hparams, resolve_run
 
 WORKLOAD = Path(__file__).with_name("workload.py")
 MEAN, STD, MOMENTUM = 0.5, 0.5, 0.9
-_TESTED = 2_000
-"""Test images that a check looks at."""
 
 
 @dataclass
@@ -147,7 +145,7 @@ class Job:
     @torch.no_grad()
     def score(self, model: nn.Module) -> tuple[float, float]:
         """Mean loss and accuracy on the first test images, in float32."""
-        test = First(self.parts.data.test.source, 256 if "resnet" in self.row.network else _TESTED)
+        test = First(self.parts.data.test.source, self.row.tested)
         batch = self.parts.data.prepare(test[np.arange(len(test), dtype=np.int64)])
         model = model.to(self.device).eval()
         output = model(batch["image"].to(self.device)).float()

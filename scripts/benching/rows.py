@@ -30,6 +30,8 @@ class Row:
     """CPU threads of every column; None: one for each core."""
     precision: str = "no"
     columns: tuple[str, ...] = COLUMNS
+    tested: int = 2_000
+    """Test images that a check looks at."""
 
 
 _LENET = Row(
@@ -39,7 +41,7 @@ _LENET = Row(
 _RESNET = Row(
     name="resnet-128", title="ResNet-34, CIFAR-10, batch 128", network="resnet34",
     dataset="cifar10", batch_size=128, steps=1, warmup=1, windows=3, check=1, band=0.05,
-    lr=0.01, columns=("launcher", "floor", "tutorial"),
+    lr=0.01, columns=("launcher", "floor", "tutorial"), tested=256,
 )  # fmt: skip
 
 CPU: tuple[Row, ...] = (
@@ -93,5 +95,5 @@ def quick(row: Row) -> Row:
     """The same workload in a few steps: to see that it works, not how fast it is."""
     return replace(
         row, steps=min(row.steps, 3), warmup=1, windows=2, check=min(row.check, 2), band=0.5,
-        batch_size=min(row.batch_size, 16),
+        batch_size=min(row.batch_size, 4 if row.network == "resnet34" else 16), tested=32,
     )  # fmt: skip

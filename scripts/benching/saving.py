@@ -1,0 +1,107 @@
+"""The suite `checkpoint`: what a checkpoint every 50 steps takes from the rate, and one alone."""
+
+import resource
+import statistics
+import tempfile
+from argparse import Namespace
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from benching.clock import Clock
+from benching.columns import EnoughError, Ticking
+from benching.found import Found
+from benching.job import Job
+from benching.rows import CPU, Row
+from benching.speed import ready
+from launcher.record import Record
+from launcher.saver import Saver
+from launcher.state import State
+from launcher.stop import Stop
+from launcher.train import train
+
+EVERY = 50
+_START = 30
+"""Windows begin here, so that a checkpoint lies in their middle and is durable before they end."""
+
+ROWS: tuple[Row, ...] = (
+    replace(
+        next(row for row in CPU if row.name == "lenet-128"), name="lenet-128-saved", warmup=10,
+        steps=200, windows=9,
+    ),
+    replace(
+        next(row for row in CPU if row.name == "resnet-128"), name="resnet-32-saved", batch_size=32,
+        warmup=2, steps=50, windows=2, title="ResNet-34, CIFAR-10, batch 32",
+    ),
+)  # fmt: skip
+
+
+def checkpoint(asked: Namespace) -> list[Found]:
+    """Windows with and without checkpoints, in turns."""
+    columns = ("workload", "without, samples/s", f"every {EVERY} steps, samples/s",
+               "of the rate without", "processor time, of that without")  # fmt: skip
+    found = Found("checkpoint", f"a checkpoint every {EVERY} steps", columns)
+    for row in ROWS:
+        if (asked.only or asked.quick) and row.name not in (asked.only or ROWS[0].name):
+            continue
+        with ready(row, asked) as job:
+            every = 2 if asked.quick else EVERY
+            _add(found, job, every)
+    return [found]
+
+
+def _add(found: Found, job: Job, every: int) -> None:
+    sides: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
+    for number in range(job.row.windows + 1):
+        for side, times in sides.items():
+            with tempfile.TemporaryDirectory() as folder:
+                taken = _window(job, Path(folder) / "run", every if side == "with" else 10**9)
+            if number:  # the first of each warms up
+                times.append(taken)
+    samples = job.row.steps * job.row.batch_size
+    rate = {
+        side: statistics.median(samples / seconds for seconds, _ in times)
+        for side, times in sides.items()
+    }
+    used = {side: statistics.median(u for _, u in times) for side, times in sides.items()}
+    found.rows.append((
+        job.row.title, f"{rate['without']:,.0f}", f"{rate['with']:,.0f}",
+        f"{rate['with'] / rate['without']:.3f}", f"{used['with'] / used['without']:.3f}",
+    ))  # fmt: skip
+    found.raw[job.row.name] = {"seconds, processor seconds": sides, "threads": job.threads}
+
+
+def _window(job: Job, folder: Path, every: int) -> tuple[float, float]:
+    """Seconds on the clock and of the processor, of all threads, for one window."""
+    clock = _Timed(job)
+    model = job.model()
+    parts = replace(
+        job.parts, model=model, optimizer=job.parts.recipe.optimizer(job.parts.hparams, model),
+        settings=replace(job.parts.settings, checkpoint_every=str(every)),
+    )  # fmt: skip
+    screen = Ticking(clock)
+    record = Record(folder)
+    record.begin(b"", {}, 0)
+    with closing(record), Stop(1, str) as stop, Saver(parts, record, screen) as saver:
+        try:
+            train(parts, State(step=_START), saver, screen, stop)
+        except EnoughError:
+            saver.finish()
+    return clock.seconds, clock.used
+
+
+class _Timed(Clock):
+    """A clock that looks at the processor's time too."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.row.warmup, job.row.steps, job.device)
+        self._first: float | None = None
+        self.used = 0.0
+
+    def _now(self) -> float:
+        about = resource.getrusage(resource.RUSAGE_SELF)
+        spent = about.ru_utime + about.ru_stime
+        if self._first is None:
+            self._first = spent
+        self.used = spent - self._first
+        return super()._now()
