@@ -128,7 +128,9 @@ class _Follower:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "launcher.follower"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env=_environment(), start_new_session=True,  # no Ctrl-C, and a group to end
+            # A group of its own gets no Ctrl-C and can be ended whole. A session of its own would
+            # take a share of the processor beside training's, whatever its priority.
+            env=_environment(), process_group=0,
         )  # fmt: skip
         self._listener = threading.Thread(target=self._listen, name="tracker", daemon=True)
         self._listener.start()

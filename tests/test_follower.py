@@ -178,7 +178,7 @@ def test_an_outcome_of_another_step_or_format_is_left_alone(document: object) ->
 def begin(parent: int | None = None, **changes: Any) -> subprocess.Popen[bytes]:
     """A follower of the current folder."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "launcher.follower"], start_new_session=True,
+        [sys.executable, "-m", "launcher.follower"], process_group=0,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip

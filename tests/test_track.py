@@ -62,19 +62,20 @@ def warnings(words: str) -> list[str]:
 def test_killed_again_and_again_it_is_one_run_without_a_hole_or_a_repeat() -> None:
     """G6: the kills come when there are records that no checkpoint holds."""
     write_recipe(SLOW)
-    given = ("epochs=10", "log_every=1", "checkpoint_every=3", "evaluate_every=5")
+    given = ("epochs=60", "log_every=1", "checkpoint_every=8", "evaluate_every=5")
     draws = random.Random(5)
-    for _ in range(4):
-        process = begin(*given)
-        until = steps() + draws.randint(4, 9)
-        eventually(lambda: steps() >= until or process.poll() is not None)  # noqa: B023
+    for _ in range(3):
+        before = len(history())
+        process = begin(*given, env={"PAUSE": "0.1"})
+        eventually(lambda: len(history()) > before)  # noqa: B023
+        time.sleep(draws.uniform(0.5, 1.5))
         process.kill()
         process.communicate()
-    train(*given)
+    train(*given, env={"PAUSE": "0"})
     assert len(ids()) == 1
-    assert len(parts()) > 1
+    assert len(parts()) > 2
     assert numbers(history()) == expected()
-    assert len(expected()) == 40
+    assert len(expected()) == 240
 
 
 @pytest.mark.slow
@@ -115,6 +116,26 @@ def test_offline_parts_are_sent_by_the_first_attempt_that_is_online(server: Stub
     ((_, rows),) = server.rows.items()
     assert numbers(rows) == expected()
     assert part.with_name(f"{part.name}.synced").exists(), "wandb sync would send them again"
+
+
+@pytest.mark.slow
+def test_wandb_sync_of_all_offline_parts_gives_one_whole_run(server: Stub) -> None:
+    """The line that the run says, with W&B's own command."""
+    write_recipe(SLOW)
+    given = ("epochs=5", "log_every=1", "checkpoint_every=3")
+    process = begin(*given)
+    eventually(lambda: steps() >= 8)
+    process.send_signal(signal.SIGTERM)
+    said(process, 75)
+    line = train(*given).splitlines()[-1].partition("this sends the run there: wandb sync ")[2]
+    assert len(parts()) == 2
+    sync = subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", *map(str, Path().glob(line))],
+        env={**os.environ, **at(server.url)}, capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert sync.returncode == 0, sync.stderr
+    ((_, rows),) = server.rows.items()
+    assert numbers(rows) == expected()
 
 
 @pytest.mark.slow
