@@ -33,7 +33,7 @@ def outputs(image: torch.Tensor, wanted: str = "best") -> torch.Tensor:
 
 
 def test_the_lines_of_the_readme_load_the_model() -> None:
-    trained()
+    trained("", "dropout=0.5")
     assert command("export", "one") == 0
     expected = outputs(IMAGE)
     shutil.rmtree("checkpoints")
