@@ -46,7 +46,11 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().err).split())
 
 
-@pytest.mark.parametrize("content", [gzip.compress(bytes(100)), bytes(100), b""])
+@pytest.mark.parametrize(
+    "content",
+    [gzip.compress(bytes(100)), bytes(100), b""],
+    ids=["other content", "no gzip", "empty"],
+)
 def test_a_damaged_file_is_named_before_training_and_kept_as_bad(
     content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
