@@ -21,8 +21,8 @@ from launcher.plan import Ticket
 SMALL: Final = 4_000_000
 """Parameters up to which starting kernels is taken to cost more than what they compute."""
 TOLERANCE: Final = {"no": 1e-3, "bf16": 5e-2}
-"""By precision: the distance of two gradients, relative to the length of the plain one. Kernels
-that are fused or chosen otherwise round otherwise."""
+"""By precision: the distance of two losses, and of two gradients over all parameters, relative to
+the plain one. Kernels that are fused or chosen otherwise round otherwise."""
 
 Outcome = tuple[Tensor, list[Tensor | None]]
 Try = Callable[[Ticket, Batch], None]
@@ -73,14 +73,15 @@ class Trial:
             self._say(f"{self._name} is left out: {why or 'another process cannot take it'}")
 
     def _difference(self, plain: Outcome, found: Outcome) -> str:
-        for one, other in zip([plain[0], *plain[1]], [found[0], *found[1]], strict=True):
-            if one is None or other is None:
-                if one is not other:  # zeros are not nothing: weights would decay
-                    return "the loss gives not all parameters a gradient"
-                continue
-            # Not so small that what is nothing but rounding would count.
-            length = max(one.norm().item(), 1e-6)
-            if not (other - one).norm().item() <= self._tolerance * length:
+        pairs = list(zip(plain[1], found[1], strict=True))
+        if any((one is None) is not (other is None) for one, other in pairs):
+            # Zeros are not nothing: weights would decay.
+            return "the loss gives not all parameters a gradient"
+        # Over all parameters: the gradient of one may be nothing but rounding.
+        gradients = [(a, b) for a, b in pairs if a is not None and b is not None]
+        for group in ([(plain[0], found[0])], gradients):
+            apart = _length([other - one for one, other in group])
+            if not apart <= self._tolerance * _length([one for one, _ in group]):
                 return "it computes something else than the model does"
         return ""
 
@@ -97,7 +98,11 @@ def _compiled(parts: Parts, passes: Passes) -> Callable[[Batch], Callable[[], No
     mode = None if parts.settings.compile == "default" else parts.settings.compile
 
     def begin(batch: Batch) -> Callable[[], None]:
+        from torch import _inductor as inductor  # a second that other runs need not wait for
+
         plain = passes.wrapped
+        # Dropout by torch's generators, or it would leave out other units than in a plain run.
+        inductor.config.fallback_random = True
         passes.wrapped = torch.compile(plain, mode=mode, dynamic=False)  # type: ignore[assignment]
 
         def end() -> None:
@@ -126,6 +131,11 @@ def _captured(
         return end
 
     return begin
+
+
+def _length(parts: list[Tensor]) -> float:
+    """Euclidean, over all of some tensors."""
+    return float(torch.stack([part.double().norm() for part in parts]).norm())
 
 
 def _brief(error: BaseException) -> str:

@@ -6,6 +6,7 @@ recording is tried without a GPU.
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,6 +134,18 @@ def test_a_parameter_that_gets_no_gradient_is_not_given_zeros() -> None:
     assert said == ["graphs=auto is left out: the loss gives not all parameters a gradient"]
 
 
+def test_a_gradient_of_rounding_alone_does_not_count_and_a_small_one_does() -> None:
+    with tried(played) as (_, passes, _):
+        trial = passes.first
+        assert isinstance(trial, ways.Trial)
+    loss, large, rounding = torch.tensor(2.0), torch.ones(4), torch.tensor(1e-9)
+    plain: ways.Outcome = (loss, [large, rounding])
+    assert trial._difference(plain, (loss, [large, 0 * rounding])) == ""
+    for scale_loss, scale in ((1.01, 1.0), (1.0, 1.01), (1.0, math.nan)):
+        other: ways.Outcome = (loss * scale_loss, [large * scale, rounding])
+        assert "something else" in trial._difference(plain, other)
+
+
 def test_without_a_gpu_nothing_is_recorded() -> None:
     with built() as parts:
         assert ways.to_try(parts, Passes(parts, parts.model), print) is None
@@ -246,3 +259,20 @@ def test_an_evaluation_compiles_nothing_more(
     assert command(write_recipe(extra), *given) == 0
     assert modes == [True, True]
     assert len(compiler) == 1
+
+
+@MARKED
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++")
+def test_torchs_own_compiler_trains_to_the_same_weights(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With dropout, which it would draw by itself."""
+    path = write_recipe(NORMED)
+    given = ("name=r", "--fresh", "threads=1", "dropout=0.5")
+    assert command(path, *given) == 0
+    plain = weights()
+    assert command(path, *given, "compile=default") == 0
+    assert "left out" not in capsys.readouterr().out
+    for name, value in weights().items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-5)
