@@ -190,7 +190,7 @@ def worker_error(error: RuntimeError, timeout: float) -> Exception:
             f"Enlarge it (docker run --shm-size=8g), or give fewer workers=."
         )
     return DataError(
-        f"a loader process ended: {text.splitlines()[0]} It was killed, perhaps for want of "
+        f"a loader process ended: {text.splitlines()[0].rstrip('.')}. It was killed, perhaps for want of "
         f"memory: give fewer workers=. The same command continues from the last checkpoint."
     )
 

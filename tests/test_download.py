@@ -137,6 +137,7 @@ def test_a_file_that_ends_in_the_middle_is_refused_and_kept_for_the_next_try(
 def test_without_a_network_the_refusal_says_what_is_missing_where_and_what_to_do(
     nobody: str, tmp_path: Path
 ) -> None:
+    """D1."""
     folder = tmp_path / "data" / "MNIST" / "raw"
     with pytest.raises(DataError) as refusal:
         fetch(Remote("mnist", (nobody,), MD5), folder / "file.gz")

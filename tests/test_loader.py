@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -17,8 +18,8 @@ from conftest import command, write_recipe
 from PIL import Image
 from torch.utils.data import get_worker_info
 
-from launcher import loader, recipe, settings
-from launcher.data import Data, Task, feed
+from launcher import augment, loader, recipe, settings, sources
+from launcher.data import Batch, Data, Split, Task, feed
 from launcher.errors import DataError
 from launcher.loader import Loader, Origin, check_shared_memory, worker_error
 from launcher.plan import Plan
@@ -116,6 +117,27 @@ def test_any_number_of_workers_gives_the_same_batches(
         assert hashes(data, origin, ours, workers, processes=processes) == whole
         tail = hashes(data, origin, ours, workers, processes=processes, start=4)
         assert tail == {place: one for place, one in whole.items() if place[0] >= 4}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_data_in_memory_is_the_same_whatever_workers_were_asked_for(
+    ours: list[Loader], processes: int
+) -> None:
+    """With batch augmentation; and no worker is begun."""
+    split = Split(sources.synthetic("train", 22, (3, 8, 8), 4), augmented)
+    data, origin = Data(train=split, test=split), Origin(Path("r.py"), "", "{}", Path(), "train")
+    whole = hashes(data, origin, ours, 0)
+    assert len(set(whole.values())) == len(whole) == PLAN.total_steps * PLAN.micro_batches
+    for workers in (0, 1, 2, 4):
+        assert hashes(data, origin, ours, workers, processes=processes) == whole
+        tail = hashes(data, origin, ours, workers, processes=processes, start=4)
+        assert tail == {place: one for place, one in whole.items() if place[0] >= 4}
+    assert multiprocessing.active_children() == []
+
+
+def augmented(batch: Batch, rng: SampleRng) -> Batch:
+    image = augment.shift(augment.flip(batch["image"], rng), rng, 2)
+    return batch | {"image": augment.erase(image, rng)}
 
 
 def test_seeding_by_worker_would_be_noticed(
@@ -255,8 +277,6 @@ def test_the_order_is_that_of_the_tasks_though_one_worker_is_slow(ours: list[Loa
 
 
 def test_nobody_is_left_when_a_loader_is_closed_in_the_middle(ours: list[Loader]) -> None:
-    import multiprocessing
-
     origin = Origin(Path("r.py"), "", "{}", Path("data"), "train")
     ours.append(Loader(Counting(), origin, 0, 2))
     assert len(list(islice(ours[0](tasks()), 3))) == 3

@@ -345,6 +345,7 @@ def test_a_mistake_of_a_transform_keeps_its_lines() -> None:
 
 
 def test_a_class_without_images_is_named() -> None:
+    """D8."""
     root = make("photos", cat=2)
     (root / "dog").mkdir()
     (root / "cow").mkdir()
@@ -363,6 +364,7 @@ def test_a_class_without_images_is_named() -> None:
     ],
 )
 def test_what_is_no_folder_of_classes_is_refused(root: str, words: str) -> None:
+    """D8."""
     Path("empty").mkdir()
     save(Path("flat") / "1.png")
     Path("file").touch()
