@@ -144,6 +144,20 @@ def test_both_sweeps_try_workers_on_data_in_memory_too(tune: Run) -> None:
     assert 0 < sweep["share_of_best"] <= 1
 
 
+@pytest.mark.slow
+def test_the_answer_is_near_the_best_of_a_sweep_that_takes_four_times_as_long(tune: Run) -> None:
+    """With a source that takes no core, so that this can be asked of a busy machine too."""
+    recipe = write_recipe(SLEEPY.replace("0.002", "0.07"))
+    given = ("threads=1", "micro_batch_size=1", "--up-to", 2, "--seconds", 3.5, "--exhaustive")
+    code, document = tune(recipe, *given)
+    assert code == 0
+    sweep = document["results"][0]["exhaustive"]
+    assert [row["workers"] for row in sweep["rows"]] == [0, 1, 1, 2, 2]
+    assert document["results"][0]["workers"] == 2
+    assert sweep["share_of_best"] >= 0.95
+    assert sweep["share_of_time"] <= 0.25
+
+
 # ── without a recipe ─────────────────────────────────────────────────────────────────────────────
 
 
