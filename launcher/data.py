@@ -29,6 +29,8 @@ _DRAWN_AT_ONCE: Final = 1024
 """Samples: so many draws cost hardly more than one."""
 _GATHERED_AT_ONCE: Final = 1 << 19
 """Bytes: what is gathered is still in the processor's cache when its turn comes."""
+_MOST_AT_ONCE: Final = 64
+"""Micro-batches, however small."""
 Prepare = Callable[[Batch], Batch]
 
 
@@ -150,7 +152,8 @@ def gathered(source: Source, tasks: Iterable[Task], seed: int = 0) -> Iterator[B
         for task in tasks:
             yield source.draw(task.samples, seed, *task.words)
     elif isinstance(source, Resident):
-        yield from _several(source, source.nbytes / len(source), (task.samples for task in tasks))
+        size = source.nbytes / max(1, len(source))
+        yield from _several(source, size, (task.samples for task in tasks))
     else:
         for task in tasks:
             yield source[task.samples]
@@ -160,11 +163,11 @@ def _several(source: Source, sample_bytes: float, indices: Iterator[Int64s]) -> 
     """Micro-batches in memory, small ones several at once: most of the time that one takes passes
     before its first byte is there."""
     for first in indices:
-        most = int(_GATHERED_AT_ONCE / (sample_bytes * len(first)))
+        most = int(_GATHERED_AT_ONCE / max(1, sample_bytes * len(first)))
         if most < 2:
             yield source[first]
             continue
-        some = [first, *islice(indices, most - 1)]
+        some = [first, *islice(indices, min(most, _MOST_AT_ONCE) - 1)]
         lengths = [len(index) for index in some]
         whole = source[np.concatenate(some)]
         parts = {name: torch.split(part, lengths) for name, part in whole.items()}

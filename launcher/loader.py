@@ -189,9 +189,10 @@ def worker_error(error: RuntimeError, timeout: float) -> Exception:
             f"a loader process found no shared memory: {_SHARED} has {_free() / 1e6:,.0f} MB left. "
             f"Enlarge it (docker run --shm-size=8g), or give fewer workers=."
         )
+    words = text.splitlines()[0].rstrip(".")
     return DataError(
-        f"a loader process ended: {text.splitlines()[0].rstrip('.')}. It was killed, perhaps for want of "
-        f"memory: give fewer workers=. The same command continues from the last checkpoint."
+        f"a loader process ended: {words}. It was killed, perhaps for want of memory: give fewer "
+        f"workers=. The same command continues from the last checkpoint."
     )
 
 

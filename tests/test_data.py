@@ -189,6 +189,14 @@ def test_small_micro_batches_in_memory_are_gathered_together_and_are_apart() -> 
     assert torch.equal(source.image, pictures().image)
 
 
+def test_no_more_than_some_small_micro_batches_are_gathered_together() -> None:
+    """Or the first of a million would wait for all."""
+    source = tensors(image=torch.zeros(5, 1), target=torch.zeros(5))
+    ahead = iter([Task(np.array([number % 5])) for number in range(1000)])
+    next(gathered(source, ahead))
+    assert len(list(ahead)) > 900
+
+
 def test_large_micro_batches_in_memory_are_gathered_one_by_one() -> None:
     image = torch.zeros(4, 3, 512, 512, dtype=torch.uint8)
     source = Arrays(image, torch.arange(4), tuple("abcd"))
