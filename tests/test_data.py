@@ -115,7 +115,7 @@ def test_draws_by_place_in_the_batch_would_change_the_images(
 ) -> None:
     """The negative control of the test above."""
 
-    def by_place(seed: int, epoch: int, indices: list[Int64s]) -> list[SampleRng]:
+    def by_place(seed: int, epoch: int, indices: list[Int64s], parts: int = 1) -> list[SampleRng]:
         places = (np.arange(len(index), dtype=np.int64) for index in indices)
         return [SampleRng(seed, epoch, place) for place in places]
 
