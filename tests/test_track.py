@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -246,6 +246,9 @@ def test_a_tracker_that_dies_or_hangs_changes_nothing(
     begun = time.monotonic()
     assert command(recipe, *given, "name=r", "wandb=offline") == 0
     thread.join()
+    for pid in hit:  # W&B's service is a session of its own: stopped, it would stay for ever
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     assert len(hit) == 1
     assert time.monotonic() - begun < 60
     words = capfd.readouterr().out
