@@ -1,21 +1,21 @@
 """The one loop. Whoever wants to know what happens in a run reads `train` from top to bottom."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from launcher import rng, ways
 from launcher.build import Parts
-from launcher.data import feed
+from launcher.data import Batch, Data, feed
 from launcher.ema import in_use
 from launcher.errors import Preempted
 from launcher.evaluate import averages, scores
 from launcher.guard import Guard, finite_factor
 from launcher.meter import Meter
 from launcher.passes import Passes
-from launcher.plan import Plan, Seeds
+from launcher.plan import Plan, Seeds, Ticket
 from launcher.record import Record
 from launcher.saver import Saver
 from launcher.screen import Screen
@@ -76,12 +76,7 @@ def train(
     meter = Meter(world.device, seconds, world.process, world.processes, world.total)
     meter.restore(state.loss_sums, state.loss_count)
     data = parts.data if profile is None else profile.data(parts.data)
-    augment = Seeds(plan, rng.AUGMENT)
-    micro_batches = meter.waiting(feed(
-        data, plan, world.device, start=state.step, process=world.process,
-        before=lambda ticket: world.seed(augment(ticket)),
-        gather=parts.loaders.train,
-    ))  # fmt: skip
+    micro_batches = meter.waiting(_fed(parts, data, state.step))
     saved, last = time.monotonic(), plan.total_steps
     if profile is not None:
         micro_batches = profile.watch(micro_batches, passes, guard, stepper, last - state.step)
@@ -139,6 +134,15 @@ def train(
     stop.drain()
     saver.finish()
     return state
+
+
+def _fed(parts: Parts, data: Data, start: int) -> Iterator[tuple[Ticket, Batch]]:
+    """This process's micro-batches, from step `start` to the end of the plan."""
+    world, augment = parts.world, Seeds(parts.plan, rng.AUGMENT)
+    return feed(
+        data, parts.plan, world.device, start=start, process=world.process,
+        before=lambda ticket: world.seed(augment(ticket)), gather=parts.loaders.train,
+    )  # fmt: skip
 
 
 def set_rates(parts: Parts, factor: float) -> None:
