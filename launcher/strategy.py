@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, RecipeError
 from launcher.parallel import DataParallel
 from launcher.watch import Watch
 
@@ -95,7 +95,13 @@ class World:
 
     def backward(self, loss: Tensor, share: float) -> None:
         """Add the gradient of `loss * share`. A loss that is not finite makes every gradient NaN,
-        so that the exchange of gradients tells all processes."""
+        so that the exchange of gradients tells all processes. Raises RecipeError for one that
+        depends on no parameter."""
+        if not loss.requires_grad:
+            raise RecipeError(
+                "recipe.loss returned a loss that depends on no parameter of the model: was it "
+                "detached, or made without the model's output?"
+            )
         if self.precision == "fp16":
             self.accelerator.backward(loss * share)
         else:

@@ -185,6 +185,7 @@ def published(content: bytes | None = None) -> tuple[Path, str]:
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launcher.download.BACKOFF_SECONDS", 0.0)
     sources.data_dir.set(Path("data"))
+    pretrained.needed.set(True)  # what runs of other tests have set in this process
 
 
 def test_a_published_file_is_fetched_once_and_checked() -> None:

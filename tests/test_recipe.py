@@ -108,7 +108,8 @@ def test_a_misspelt_field_is_refused_with_the_nearest_one() -> None:
     assert message.startswith(f"other.py:{last_line(path)}: ")
     assert "'optimiser'" in message
     assert "Did you mean 'optimizer'?" in message
-    assert "A Recipe has hparams, data, model, optimizer, schedule, loss, metrics." in message
+    known = "A Recipe has hparams, data, model, optimizer, schedule, loss, metrics, better."
+    assert known in message
 
 
 def test_a_missing_field_is_named_and_not_taken_for_a_misspelt_one() -> None:

@@ -94,6 +94,7 @@ def one(screen: Screen | None = None, model: nn.Module | None = None) -> Run:
         model=model,
         optimizer=optimizer,
         groups=group_values(optimizer),
+        average=None,
         settings=RunSettings(keep=2),
         plan=Plan(seed=0, epochs=5, samples=8, batch_size=4, micro_batch_size=4),
         world=connect(Launch(cpu=True), Hparams(epochs=1, batch_size=4), RunSettings(threads=1)),
