@@ -2,20 +2,28 @@
 
     launcher recipes/fashion_mlp.py dataset=digits batch_size=32 epochs=20 name=digits
     python scripts/pictures.py report digits            # docs/pictures/report.png
+    python scripts/pictures.py terminal recipes/fashion_mlp.py seed=1 --fresh   # terminal.svg
 
-The report is drawn by Chromium, at the width of a desktop, in light colours.
+The report is drawn by Chromium, at the width of a desktop, in light colours. The terminal is one of
+tmux, looked at while the run goes on.
 """
 
 import argparse
+import io
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from PIL import Image
+from rich.console import Console
+from rich.text import Text
 
 from launcher import report
 from launcher.find import run_folder
@@ -23,6 +31,8 @@ from launcher.find import run_folder
 FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "pictures"
 SIZE: Final = (1280, 1680)
 """Of the report's picture, in pixels; what is below is left out."""
+COLUMNS, ROWS = 92, 22
+"""Of the terminal."""
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -33,11 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kinds = parser.add_subparsers(required=True, dest="kind")
     of_report = kinds.add_parser("report", help="the report of a run")
     of_report.add_argument("run")
-    found = parser.parse_args(arguments)
+    of_terminal = kinds.add_parser("terminal", help="a run that goes on")
+    of_terminal.add_argument("--seconds", type=float, default=20.0, help="after which it is taken")
+    found, rest = parser.parse_known_args(arguments)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    if found.kind == "terminal":
+        picture_of_terminal(rest, found.seconds, FOLDER / "terminal.svg")
+        return 0
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
         parser.error(f"a browser is needed: {', '.join(BROWSERS)}; none is there")
-    FOLDER.mkdir(parents=True, exist_ok=True)
     picture_of_report(run_folder(found.run), browser, FOLDER / "report.png")
     return 0
 
@@ -55,6 +70,28 @@ def picture_of_report(folder: Path, browser: str, target: Path) -> None:
         )  # fmt: skip
         image = Image.open(shot).convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE)
         image.save(target, optimize=True)
+
+
+def picture_of_terminal(arguments: Sequence[str], seconds: float, target: Path) -> None:
+    """What `python -m launcher ARGUMENTS` shows after some seconds, as an SVG; it is ended then."""
+    command = shlex.join([sys.executable, "-m", "launcher", *arguments])
+    tmux = ["tmux", "-L", "launcher-picture", "-f", "/dev/null"]
+    size = ["-x", f"{COLUMNS}", "-y", f"{ROWS}"]
+    subprocess.run([*tmux, "new-session", "-d", "-s", "run", *size, command], check=True)
+    try:
+        time.sleep(seconds)
+        shown = subprocess.run(
+            [*tmux, "capture-pane", "-t", "run", "-e", "-p"], check=True, capture_output=True,
+            text=True,
+        ).stdout  # fmt: skip
+    finally:
+        subprocess.run([*tmux, "kill-server"], check=False)
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
+    console.print(Text.from_ansi(shown.strip("\n")))
+    words = ["accelerate", "launch", "-m", "launcher", *arguments]
+    svg = console.export_svg(title=shlex.join(word for word in words if word != "--fresh"))
+    # Without the fonts that rich would have a reader's browser load from elsewhere.
+    target.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))
 
 
 if __name__ == "__main__":

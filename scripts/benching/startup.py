@@ -95,16 +95,16 @@ def _peer(program: list[str], peer: str) -> float:
     table = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        run = subprocess.Popen(
+        with subprocess.Popen(
             [*program, peer, str(table)], cwd=folder, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert run.stdout is not None
-        took = 0.0
-        for line in run.stdout:
-            if line.startswith("first step"):
-                took = time.perf_counter() - began
-        if run.wait() or not took:
+        ) as run:  # fmt: skip
+            assert run.stdout is not None
+            took = 0.0
+            for line in run.stdout:
+                if line.startswith("first step"):
+                    took = time.perf_counter() - began
+        if run.returncode or not took:
             raise RuntimeError(f"{peer} ended with {run.returncode} before its first step")
     return took
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from launcher import checkpoint, rng, screen, storage
+from launcher import checkpoint, plan, screen, storage
 from launcher.snapshot import Snapshot
 
 
-def _replace(module: ModuleType, name: str, by: object) -> None:
+def _replace(module: ModuleType | type, name: str, by: object) -> None:
     assert hasattr(module, name), f"{module.__name__} has no {name}: nothing would be switched off"
     setattr(module, name, by)
 
@@ -27,12 +27,12 @@ def no_optimizer_state() -> None:
 
 def seeds_by_the_clock() -> None:
     """Dropout and augmentation that draw something else in every attempt."""
-    before = rng.torch_seed
+    before = plan.Seeds.__call__
 
-    def torch_seed(seed: int, *words: int) -> int:
-        return before(seed, *words, *([time.time_ns()] if words else []))
+    def drawn(self: plan.Seeds, ticket: plan.Ticket) -> list[int]:
+        return [seed ^ (time.time_ns() >> 1) for seed in before(self, ticket)]
 
-    _replace(rng, "torch_seed", torch_seed)
+    _replace(plan.Seeds, "__call__", drawn)
 
 
 class _InPlace(storage.Disk):
