@@ -88,7 +88,7 @@ def picture_of_terminal(arguments: Sequence[str], seconds: float, target: Path) 
         subprocess.run([*tmux, "kill-server"], check=False)
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(shown.strip("\n")))
-    words = ["accelerate", "launch", "-m", "launcher", *arguments]
+    words = ["launcher", *arguments]
     svg = console.export_svg(title=shlex.join(word for word in words if word != "--fresh"))
     # Without the fonts that rich would have a reader's browser load from elsewhere.
     target.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))
