@@ -4,7 +4,7 @@ accelerate launch -m launcher recipes/fashion_mlp.py
 accelerate launch -m launcher recipes/fashion_mlp.py --config configs/runs/quick.yaml
 accelerate launch -m launcher recipes/fashion_mlp.py widths=none init=normal  # softmax regression
 
-Expect 89 % test accuracy (mean of 3 seeds: 89.0, 88.9, 89.1), 5 s on 2 CPU cores.
+Expect 89 % test accuracy (mean of 3 seeds: 88.8, 88.5, 89.0), 5 s on 2 CPU cores.
 """
 
 import math
