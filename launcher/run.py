@@ -137,6 +137,7 @@ def attempt(
     # Signals are taken until the end: a launcher that lost a process sends one to all others.
     stop = Stop(world.processes, lambda: farewell(request), request.settings.timeout)
     held.enter_context(stop)
+    tracker.hurried = lambda: stop.signalled
     verdicts = Verdicts(len(parts.data.classes))
     if account is not None:
         held.push(ending.of_a_failure(request, parts, verdicts, screen))

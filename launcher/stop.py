@@ -48,6 +48,8 @@ class Stop:
         self._asked = Asked.NOTHING
         self._why = ""
         self._interrupts = 0
+        self.signalled = False
+        """Whether a signal asked for the end, which the run may have come to without obeying it."""
         self._farewell = farewell
         self._before: dict[signal.Signals, object] = {}
         # A group of its own on the host: the question must not queue behind gradients.
@@ -78,6 +80,7 @@ class Stop:
                 os.write(2, f"\n{self._farewell()}\n".encode())
                 _exit(INTERRUPTED)
         asked = Asked.SAVE if number == signal.SIGUSR1 else Asked.STOP
+        self.signalled |= asked is Asked.STOP
         self.ask(asked, signal.Signals(number).name)
 
     def ask(self, what: Asked, why: str) -> None:

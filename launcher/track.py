@@ -28,7 +28,8 @@ from launcher.settings import RunSettings
 PATIENCE = 60.0
 """Seconds that a finished run waits for its trackers."""
 HURRY = 5.0
-"""Seconds that a run which was stopped or failed waits: it continues another time."""
+"""Seconds that a run waits which was stopped or failed, and continues another time; and one that
+finished while somebody asked for its end."""
 _QUIET = 3.0
 """Seconds of waiting about which nothing is said."""
 
@@ -40,6 +41,8 @@ class Tracker:
         """`say` shows a line to the user, from any thread."""
         self.finished = False
         """Whether the run reached its end: set by whoever knows."""
+        self.hurried: Callable[[], bool] = lambda: False
+        """Whether somebody asked for the end when no step was left that would have obeyed."""
         self._say = say
         self._mode: login.Mode = "off"
         self._why = ""
@@ -90,19 +93,18 @@ class Tracker:
         if not self._followers:
             return
         begun = time.monotonic()
+        patient = self.finished and not self.hurried() and kind is not KeyboardInterrupt
+        patience = PATIENCE if patient else HURRY
         try:
             with _interruptible():
                 for follower in self._followers:
                     follower.tell(FINISHED if self.finished else STOPPED)
                 for follower in self._followers:
-                    if not follower.ends_within(begun + _QUIET - time.monotonic()) and (
-                        self.finished
-                    ):
+                    if not follower.ends_within(begun + _QUIET - time.monotonic()) and patient:
                         self._say(
                             f"waiting for {follower.tracker}, {PATIENCE:.0f} s at most; Ctrl-C "
                             f"ends that"
                         )
-                    patience = PATIENCE if self.finished else HURRY
                     follower.ends_within(begun + patience - time.monotonic())
         except KeyboardInterrupt:
             pass  # whoever waits has had enough; what the run ended with stands

@@ -289,19 +289,55 @@ def test_a_slow_server_does_not_slow_training_and_the_rest_is_left_to_wandb_sync
     assert len(there) >= len(expected()) - 1
 
 
+# A run that would wait longer than any test, and writes its report when it is told.
+PATIENT = """
+import time
+from pathlib import Path
+from launcher import report, track
+
+track.PATIENCE = 1000.0
+write = report.write
+
+def write_when_told(folder):
+    Path("reporting").touch()
+    while not Path("go").exists():
+        time.sleep(0.02)
+    write(folder)
+
+report.write = write_when_told
+"""
+
+
+def finished_without_its_tracker() -> subprocess.Popen[str]:
+    """A run that has finished and writes its report, while its tracker stands still."""
+    write_recipe(PATIENT)
+    process = begin()
+    eventually(Path("reporting").exists)
+    follower, *_ = [pid for pid, words in children(process.pid).items() if "follower" in words]
+    os.kill(follower, signal.SIGSTOP)
+    assert json.loads((RUN / "status.json").read_text())["state"] == "finished"
+    return process
+
+
 @pytest.mark.slow
-def test_a_ctrl_c_ends_the_waiting_of_a_finished_run(server: Stub) -> None:
-    write_recipe()
-    server.delay = 600.0
-    process = begin(wandb="online", env=at(server.url))
-    eventually((RUN / "status.json").exists)
-    eventually(lambda: '"finished"' in (RUN / "status.json").read_text())
-    time.sleep(1.0)
+def test_a_ctrl_c_ends_the_waiting_of_a_finished_run() -> None:
+    process = finished_without_its_tracker()
+    Path("go").touch()
+    assert process.stdout is not None
+    assert any(line.startswith("waiting for wandb, 1000 s") for line in process.stdout)
     process.send_signal(signal.SIGINT)
-    begun = time.monotonic()
+    assert "wandb did not end in time" in said(process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_between_the_last_step_and_the_waiting_is_not_lost(number: signal.Signals) -> None:
+    process = finished_without_its_tracker()
+    process.send_signal(number)
+    Path("go").touch()
     words = said(process)
-    assert time.monotonic() - begun < 8
     assert "wandb did not end in time" in words
+    assert "waiting for wandb" not in words
 
 
 @pytest.mark.slow
@@ -376,3 +412,45 @@ def test_a_process_that_cannot_be_had_is_one_warning(
     assert command(write_recipe(), "name=r", "threads=1", "wandb=offline") == 0
     (warning,) = warnings(capsys.readouterr().out)
     assert "wandb was not started" in warning
+
+
+class Standing:
+    """A follower that does not end."""
+
+    tracker = "wandb"
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+
+    def tell(self, words: str) -> None:
+        pass
+
+    def ends_within(self, seconds: float) -> bool:
+        self.waited = max(self.waited, seconds)
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("hurried", "error", "most"),
+    [
+        (False, None, track.PATIENCE),
+        (True, None, track.HURRY),
+        (False, KeyboardInterrupt, track.HURRY),  # while the run was let go of
+    ],
+)
+def test_a_finished_run_waits_long_unless_somebody_asked_for_its_end(
+    hurried: bool, error: type[BaseException] | None, most: float
+) -> None:
+    lines: list[str] = []
+    tracker, follower = track.Tracker(lines.append), Standing()
+    tracker._followers = [follower]  # type: ignore[list-item]
+    tracker.finished = True
+    tracker.hurried = lambda: hurried
+    with suppress(KeyboardInterrupt), tracker:
+        if error:
+            raise error
+    assert most - 1 < follower.waited <= most
+    assert bool(lines) == (most == track.PATIENCE)
