@@ -6,7 +6,8 @@ the generator's seed of the moment, which a graph reads anew in each replay. The
 since learning rates are numbers of the host.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import torch
@@ -32,20 +33,39 @@ class Graph:
 
         Raises RuntimeError, as CUDA does, for what cannot be recorded: a wait of the host.
         """
+        self._compute = compute
         self._batch = {name: value.clone() for name, value in batch.items()}
-        for parameter in parameters:
-            if parameter.requires_grad:
-                parameter.grad = torch.zeros_like(parameter)
-        self._gradients = [p.grad for p in parameters if p.grad is not None]
+        self._parameters = [p for p in parameters if p.requires_grad]
+        self._gradients = [torch.zeros_like(p) for p in self._parameters]
+        self._attach()
         self._play, self._loss = record(lambda: compute(self._batch))
         self.forget()
 
     def __call__(self, batch: Batch) -> Tensor:
         """Add the gradients of a micro-batch; its loss."""
-        for name, kept in self._batch.items():
-            kept.copy_(batch[name], non_blocking=True)
+        self.take(batch)
         self._play()
         return self._loss.clone()
+
+    def take(self, batch: Batch) -> None:
+        """Put a micro-batch where recordings read it."""
+        for name, kept in self._batch.items():
+            kept.copy_(batch[name], non_blocking=True)
+
+    @contextmanager
+    def fresh(self) -> Iterator[Tensor]:
+        """The loss of the batch that was taken; its gradients, for as long as this is entered, are
+        tensors of their own, so that nothing was added up: for another recording."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        try:
+            yield self._compute(self._batch)
+        finally:
+            self._attach()
+
+    def _attach(self) -> None:
+        for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+            parameter.grad = gradient
 
     def forget(self) -> None:
         """Set the gradients to zero where they are."""
@@ -60,6 +80,11 @@ def record(function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         for _ in range(WARMUP):
             function()
     torch.cuda.current_stream().wait_stream(beside)
+    return record_once(function)
+
+
+def record_once(function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """Record what was called before: nothing is computed now."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         result = function().detach()

@@ -74,7 +74,7 @@ class Guard:
         Raises NonFiniteError if the host can tell without waiting, and RecipeError when there is no
         gradient at all.
         """
-        self._steps = step + 1
+        self.begin(step)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if not gradients:
             raise RecipeError("the loss gave no parameter of the model a gradient.")
@@ -98,6 +98,10 @@ class Guard:
             if self._fused is not None:
                 self._fused.found_inf = self._bad  # type: ignore[attr-defined]
         return length
+
+    def begin(self, step: int) -> None:
+        """The step whose gradient is looked at next: for a recording of `before_update`, too."""
+        self._steps = step + 1
 
     def after_update(self, step: int, *, skipped: bool) -> None:
         """Count a step that fp16 left out: its gradient was too large for the loss scale."""

@@ -56,9 +56,7 @@ class Passes:
             ticket, batch = next(micro_batches)
             if self.first is not None:
                 self._try(ticket, batch)
-            world.watch.beat()
-            world.seed(self._seeds(ticket))  # for dropout
-            draws.begin(self._seed, ticket.step)
+            self._begin(ticket)
             buffers.begin_pass()
             with _SYNC if number == self._passes else world.no_sync(self.wrapped):
                 loss = self.compute(batch)
@@ -66,6 +64,14 @@ class Passes:
             losses.append(loss.detach())
         buffers.end_step(world.total)
         return losses
+
+    def run_by(
+        self, compute: Callable[[Batch], Tensor], micro_batches: Iterator[tuple[Ticket, Batch]]
+    ) -> Tensor:
+        """A step of one micro-batch in one process, by something that makes all of it."""
+        ticket, batch = next(micro_batches)
+        self._begin(ticket)
+        return compute(batch)
 
     def compute(self, batch: Batch) -> Tensor:
         """Both passes of one micro-batch. Returns its loss."""
@@ -117,6 +123,11 @@ class Passes:
             with torch.no_grad():
                 for name, buffer in self._model.named_buffers():
                     buffer.copy_(before[name])
+
+    def _begin(self, ticket: Ticket) -> None:
+        self._world.watch.beat()
+        self._world.seed(self._seeds(ticket))  # for dropout
+        draws.begin(self._seed, ticket.step)
 
     def _try(self, ticket: Ticket, batch: Batch) -> None:
         first, self.first = self.first, None

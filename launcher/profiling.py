@@ -23,13 +23,15 @@ from launcher.data import Data, Split
 from launcher.guard import Guard
 from launcher.passes import Passes
 from launcher.screen import Screen
+from launcher.update import Update
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 WARMUP: Final = 3
 """Steps before the first one that counts: those that allocate memory and choose algorithms."""
-PARTS: Final = ("loader", "augment", "forward", "backward", "exchange", "checks", "optimizer")
+PARTS: Final = ("loader", "augment", "forward", "backward", "exchange", "checks", "optimizer",
+                "graph")  # fmt: skip
 _COLLECTIVES: Final = ("gloo:", "nccl:", "c10d::")
 _PREFIX: Final = "launcher/"
 
@@ -51,6 +53,8 @@ class Found:
     def rows(self) -> Iterator[tuple[str, str]]:
         """A line for each part: its time in a step, and its share."""
         for name, seconds in self.parts.items():
+            if name == "graph" and not seconds:
+                continue
             beside = ", beside backward" if name == "exchange" and seconds else ""
             device = f"  device {self._each(self.device[name])}" if name in self.device else ""
             share = seconds / self.seconds if self.seconds else 0.0
@@ -83,7 +87,7 @@ class Profile:
 
     def watch(
         self, micro_batches: Iterator[T], passes: Passes, guard: Guard, stepper: Optimizer,
-        steps: int,
+        update: Update, steps: int,
     ) -> Iterator[T]:  # fmt: skip
         """Mark the parts of the steps to come, of which there are `steps`; the batches, marked.
 
@@ -96,7 +100,7 @@ class Profile:
         for owner, method, name in (
             (passes, "forward", "forward"), (passes, "backward", "backward"),
             (guard, "before_update", "checks"), (guard, "after_update", "checks"),
-            (stepper, "step", "optimizer"),
+            (stepper, "step", "optimizer"), (update, "replay", "graph"),
         ):  # fmt: skip
             setattr(owner, method, _marked(name, getattr(owner, method)))
             self._watched.append((owner, method))

@@ -22,6 +22,7 @@ from launcher.screen import Screen
 from launcher.settings import RunSettings
 from launcher.state import State
 from launcher.stop import Asked, Stop
+from launcher.update import Update
 from launcher.verdicts import Verdicts
 
 if TYPE_CHECKING:  # it is imported with --profile only
@@ -75,11 +76,14 @@ def train(
     guard = Guard(world, plan, optimizer, parameters, hparams.grad_clip)
     meter = Meter(world.device, seconds, world.process, world.processes, world.total)
     meter.restore(state.loss_sums, state.loss_count)
+    update = Update(parts, passes, guard, stepper, meter, screen.line)
     data = parts.data if profile is None else profile.data(parts.data)
     micro_batches = meter.waiting(_fed(parts, data, state.step))
     saved, last = time.monotonic(), plan.total_steps
     if profile is not None:
-        micro_batches = profile.watch(micro_batches, passes, guard, stepper, last - state.step)
+        micro_batches = profile.watch(
+            micro_batches, passes, guard, stepper, update, last - state.step
+        )
 
     for step in range(state.step, last):
         if stopped_early(parts, state):
@@ -87,16 +91,12 @@ def train(
         world.watch.begin_step(step)
         if profile is not None:
             profile.begin_step()
-        set_rates(parts, finite_factor(recipe.schedule(hparams, plan.progress(step)), step))
-        for loss in passes.run(micro_batches):
-            meter.add(loss)
+        factor = finite_factor(recipe.schedule(hparams, plan.progress(step)), step)
+        set_rates(parts, factor)
         logging = due(step + 1, every["log"], last)
-        norm = guard.before_update(step, norm=logging)
-        stepper.step()
-        guard.after_update(step, skipped=world.skipped())
+        norm = update(step, micro_batches, norm=logging)
         if parts.average is not None:
             parts.average.update(step)
-        passes.forget()
         state.step = step + 1
         meter.stepped(plan.batch_size)
         screen.step(state.step)
@@ -104,7 +104,7 @@ def train(
         if logging and norm is not None:
             mean = meter.loss()  # the host waits for the device here, and only here
             guard.on_log(state.step, mean)
-            line = {"train/loss": mean, "train/lr": optimizer.param_groups[0]["lr"],
+            line = {"train/loss": mean, "train/lr": parts.base_lrs[0] * factor,
                     "train/grad_norm": norm.item(), **meter.pace()}  # fmt: skip
             _note(saver.record, screen, state, parts, meter, line)
             meter.restart()
@@ -148,7 +148,10 @@ def _fed(parts: Parts, data: Data, start: int) -> Iterator[tuple[Ticket, Batch]]
 def set_rates(parts: Parts, factor: float) -> None:
     """Every group's learning rate: the recipe's, times the schedule's factor."""
     for group, lr in zip(parts.optimizer.param_groups, parts.base_lrs, strict=True):
-        group["lr"] = lr * factor
+        if isinstance(group["lr"], Tensor):  # where a recorded update reads it
+            group["lr"].fill_(lr * factor)
+        else:
+            group["lr"] = lr * factor
 
 
 def evaluate(

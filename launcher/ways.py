@@ -24,6 +24,8 @@ TOLERANCE: Final = {"no": 1e-3, "bf16": 5e-2}
 """By precision: the distance of two losses, and of two gradients over all parameters, relative to
 the plain one. Kernels that are fused or chosen otherwise round otherwise."""
 
+_HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
 Outcome = tuple[Tensor, list[Tensor | None]]
 Try = Callable[[Ticket, Batch], None]
 
@@ -32,14 +34,27 @@ def to_try(
     parts: Parts, passes: Passes, say: Callable[[str], None], record: graphs.Record = graphs.record
 ) -> Try | None:
     """What to call with the first micro-batch, or None where the plain way is meant."""
+    mode, trials = parts.settings.compile, list[Trial]()
+    if mode != "off":
+        trials.append(Trial(parts, passes, say, f"compile={mode}", _compiled(parts, passes)))
+    if records(parts):
+        trials.append(Trial(parts, passes, say, "graphs=auto", _captured(parts, passes, record)))
+
+    def one_after_another(ticket: Ticket, batch: Batch) -> None:
+        for trial in trials:
+            trial(ticket, batch)
+
+    return one_after_another if trials else None
+
+
+def records(parts: Parts) -> bool:
+    """Whether passes are to be recorded, if they can be; the compiler's other modes do it
+    themselves."""
     world, settings = parts.world, parts.settings
-    if settings.compile != "off":
-        return Trial(parts, passes, say, f"compile={settings.compile}", _compiled(parts, passes))
-    size = sum(p.numel() for p in parts.model.parameters())
+    asked = settings.graphs == "auto" and settings.compile in ("off", "default")
     alone = world.kind == "one process" and world.device.type == "cuda"
-    if settings.graphs == "auto" and alone and size <= SMALL and world.precision in TOLERANCE:
-        return Trial(parts, passes, say, "graphs=auto", _captured(parts, passes, record))
-    return None
+    size = sum(p.numel() for p in parts.model.parameters())
+    return asked and alone and size <= SMALL and world.precision in TOLERANCE
 
 
 class Trial:
@@ -66,7 +81,7 @@ class Trial:
             found = [self._passes.rehearse(each, batch) for each in tickets]
             why = next(filter(None, map(self._difference, plain, found)), "")
         except RuntimeError as error:  # the compiler's and CUDA's; a model's own comes again
-            why = _brief(error)
+            why = brief(error)
         if self._anywhere(bool(why)):
             end()
             self._passes.forget()
@@ -117,6 +132,8 @@ def _captured(
     parts: Parts, passes: Passes, record: graphs.Record
 ) -> Callable[[Batch], Callable[[], None]]:
     def begin(batch: Batch) -> Callable[[], None]:
+        if any(getattr(part, name) for part in parts.model.modules() for name in _HOOKS):
+            raise RuntimeError("hooks of the model would not be called")
         compute, forget, before = passes.compute, passes.forget, draws.asked
         parameters = list(parts.model.parameters())
         graph = graphs.Graph(compute, parameters, batch, record)
@@ -138,6 +155,7 @@ def _length(parts: list[Tensor]) -> float:
     return float(torch.stack([part.double().norm() for part in parts]).norm())
 
 
-def _brief(error: BaseException) -> str:
+def brief(error: BaseException) -> str:
+    """An error's kind and first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

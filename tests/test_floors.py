@@ -79,6 +79,7 @@ FLOORS: list[set[str]] = [
     }
     | {"places", "fitting"}
     | {"loader", "loaders", "train", "trained", "tuned", "passes", "profiling", "graphs", "ways"}
+    | {"update"}
     | {"verdicts"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""}
     | {"data_verb", "runs_verb", "compare_verb", "completion_verb", "own_loop", "own_steps"}
@@ -167,9 +168,10 @@ BESIDE: dict[str, set[str]] = {
     "passes": {"build"},
     "ways": {"build", "graphs", "passes"},
     "fitting": {"build", "passes"},
-    "profiling": {"guard", "passes"},
+    "update": {"build", "graphs", "guard", "meter", "passes", "ways"},
+    "profiling": {"guard", "passes", "update"},
     "train": {"build", "passes", "ways", "profiling", "guard", "meter", "evaluate", "saver", "stop"}
-    | {"strategy", "verdicts"},
+    | {"strategy", "update", "verdicts"},
     "resume": {"describe"},
     "ending": {"judge", "report"},
     "report": {"report.comparison", "report.reading", "report.run_page"},
