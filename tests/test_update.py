@@ -158,18 +158,17 @@ def test_a_model_with_hooks_is_not_recorded() -> None:
 
 def test_only_optimizers_whose_recorded_step_is_every_step_are_recorded() -> None:
     weight = [nn.Parameter(torch.ones(2))]
-    rates = {"lr": 0.1}
-    assert recordable(torch.optim.SGD(weight, fused=True, **rates))
-    assert recordable(torch.optim.AdamW(weight, fused=True, **rates))
-    assert not recordable(torch.optim.SGD(weight, **rates))
-    assert not recordable(torch.optim.Adam(weight, foreach=True, **rates))
-    assert not recordable(torch.optim.RMSprop(weight, **rates))
+    assert recordable(torch.optim.SGD(weight, lr=0.1, fused=True))
+    assert recordable(torch.optim.AdamW(weight, lr=0.1, fused=True))
+    assert not recordable(torch.optim.SGD(weight, lr=0.1))
+    assert not recordable(torch.optim.Adam(weight, lr=0.1, foreach=True))
+    assert not recordable(torch.optim.RMSprop(weight, lr=0.1))
 
     class Own(torch.optim.SGD):
         pass
 
-    assert not recordable(Own(weight, fused=True, **rates))
-    hooked = torch.optim.SGD(weight, fused=True, **rates)
+    assert not recordable(Own(weight, lr=0.1, fused=True))
+    hooked = torch.optim.SGD(weight, lr=0.1, fused=True)
     handle = hooked.register_step_post_hook(lambda *_: None)
     assert not recordable(hooked)
     handle.remove()
