@@ -136,7 +136,8 @@ class Profile:
         activities = [ProfilerActivity.CPU]
         if torch.cuda.is_available():
             activities.append(ProfilerActivity.CUDA)
-        self._profiler = profile(activities=activities, acc_events=True)  # some versions warn without
+        # To keep events is what happens anyway; some versions warn unless it is said.
+        self._profiler = profile(activities=activities, acc_events=True)
         _wait_for_the_device()
         self._profiler.start()
         self._began = time.perf_counter()
