@@ -6,6 +6,7 @@ the generator's seed of the moment, which a graph reads anew in each replay. The
 since learning rates are numbers of the host.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -86,6 +87,9 @@ def record(function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
 def record_once(function: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     """Record what was called before: nothing is computed now."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = function().detach()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*CUDA Graph is empty")  # an error says more
+        # Threads that copy batches ahead or write a checkpoint go on with what they do.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            result = function().detach()
     return graph.replay, result

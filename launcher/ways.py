@@ -7,7 +7,8 @@ and processes agree on what it found.
 """
 
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -136,10 +137,14 @@ def _captured(
             raise RuntimeError("hooks of the model would not be called")
         compute, forget, before = passes.compute, passes.forget, draws.asked
         parameters = list(parts.model.parameters())
+        kept = _kept_in_python(parts)
         graph = graphs.Graph(compute, parameters, batch, record)
         if draws.asked != before:
             forget()
             raise RuntimeError("the network draws how it is built in each step")
+        if _kept_in_python(parts) != kept:
+            forget()
+            raise RuntimeError("the network or the loss changes a number of Python's in each step")
         passes.compute, passes.forget = graph, graph.forget  # type: ignore[method-assign]
 
         def end() -> None:
@@ -148,6 +153,24 @@ def _captured(
         return end
 
     return begin
+
+
+def _kept_in_python(parts: Parts) -> list[tuple[str, object]]:
+    """Numbers, words and lengths of lists that lie in the modules of the model and beside the loss:
+    a recording would not change them, nor see that something else did."""
+    loss: Any = parts.recipe.loss
+    while isinstance(loss, partial):
+        loss = loss.func
+    cells = getattr(loss, "__closure__", None) or ()
+    spaces = [vars(part) for part in parts.model.modules()]
+    spaces += [getattr(loss, "__globals__", {}), 
+               {f"{number}": cell.cell_contents for number, cell in enumerate(cells)}]  # fmt: skip
+    return [
+        (name, len(value) if isinstance(value, list | dict | set) else value)
+        for space in spaces
+        for name, value in space.items()
+        if isinstance(value, bool | int | float | str | list | dict | set | None)
+    ]
 
 
 def _length(parts: list[Tensor]) -> float:

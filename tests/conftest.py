@@ -123,6 +123,22 @@ def members() -> list[int]:
 
 
 @pytest.fixture(autouse=True)
+def gpus_only_where_they_are_meant(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tests say of a processor, they say on machines with a GPU too."""
+    if request.node.get_closest_marker("gpu") is not None or "torch" not in sys.modules:
+        return
+    torch = sys.modules["torch"]
+    if not torch.accelerator.is_available():
+        return
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # of the processes that a test begins
+    for owner in (torch.cuda, torch.accelerator):
+        monkeypatch.setattr(owner, "is_available", lambda: False)
+        monkeypatch.setattr(owner, "device_count", lambda: 0)
+
+
+@pytest.fixture(autouse=True)
 def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A temporary folder as the current one, and nothing of other tests or of the user."""
     before = dict(os.environ)

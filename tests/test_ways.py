@@ -121,6 +121,24 @@ def test_a_network_that_draws_how_it_is_built_is_not_recorded() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "calls = 0\ndef loss(model, batch):\n    global calls\n    calls += 1\n",
+        "calls = []\ndef loss(model, batch):\n    calls.append(0)\n",
+        "def loss(model, batch):\n    model[0].calls = getattr(model[0], 'calls', 0) + 1\n",
+    ],
+)
+def test_a_recipe_that_counts_in_python_is_not_recorded(loss: str) -> None:
+    extra = f"{NORMED}\n{loss}    return losses.cross_entropy(model, batch)\n"
+    with tried(played, extra=extra) as (parts, passes, said):
+        passes.run(micro_batches(parts))
+    assert said == [
+        "graphs=auto is left out: RuntimeError: the network or the loss changes a number of "
+        "Python's in each step"
+    ]
+
+
 def test_a_parameter_that_gets_no_gradient_is_not_given_zeros() -> None:
     """Its weights would decay."""
     extra = NORMED.replace("return torch.nn.Sequential(", "return Half(") + (

@@ -56,7 +56,10 @@ def launcher(job: Job, workers: int, clock: Clock, order: Sequence[int] | None) 
     model = job.model()
     optimizer = job.counted(parts.recipe.optimizer(parts.hparams, model))
     settings = replace(parts.settings, workers=workers)
-    loaders = Loaders.of(parts.loaded, parts.hparams, settings, parts.world, parts.data, parts.plan)
+    loaders = Loaders.of(
+        parts.loaded, parts.hparams, settings, parts.world, parts.data, parts.plan,
+        resident=parts.resident,
+    )  # fmt: skip
     parts = replace(parts, model=model, optimizer=optimizer, loaders=loaders)
     screen = Ticking(clock)
     with Stop(1, str) as stop, closing(loaders):
