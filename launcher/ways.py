@@ -163,8 +163,8 @@ def _kept_in_python(parts: Parts) -> list[tuple[str, object]]:
         loss = loss.func
     cells = getattr(loss, "__closure__", None) or ()
     spaces = [vars(part) for part in parts.model.modules()]
-    spaces += [getattr(loss, "__globals__", {}), 
-               {f"{number}": cell.cell_contents for number, cell in enumerate(cells)}]  # fmt: skip
+    enclosed = {f"{number}": cell.cell_contents for number, cell in enumerate(cells)}
+    spaces += [getattr(loss, "__globals__", {}), enclosed]
     return [
         (name, len(value) if isinstance(value, list | dict | set) else value)
         for space in spaces
