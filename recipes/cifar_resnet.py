@@ -32,7 +32,7 @@ from launcher import (
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetHparams(Hparams):
-    epochs: int = 30
+    epochs: int = 40
     batch_size: int = 512
     precision: Literal["no", "fp16", "bf16", "auto"] | None = "auto"
     dataset: str = "cifar10"

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benching.found import Found, draw, machine, write_json, write_page
+from benching.rows import COLUMNS
 
 from launcher.screen import table
 
@@ -52,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     made.add_argument("--suite", choices=SUITES, default="cpu")
     made.add_argument("--only", nargs="+", default=[], metavar="ROW", help="of the suite's rows")
+    made.add_argument("--columns", nargs="+", default=[], metavar="NAME", choices=COLUMNS,
+                      help="of the row's trainers, beside the launcher: all")  # fmt: skip
     made.add_argument("--data", help="a data_dir with CIFAR-10 and Fashion-MNIST")
     made.add_argument("--photos", help="a folder of class folders with photographs")
     made.add_argument("--windows", type=int, help="for each column, instead of the row's")

@@ -82,9 +82,9 @@ GPU: tuple[Row, ...] = (
     replace(_LENET, name="lenet-128-gpu", steps=400, warmup=50),
     *(
         replace(
-            _RESNET, name=f"resnet-512-{precision}-gpu", steps=40, warmup=10, windows=3, check=20,
-            title=f"ResNet-34, CIFAR-10, batch 512, flip and shift, {precision}", lr=0.1,
-            batch_size=512, precision=precision, augmented=True,
+            _RESNET, name=f"resnet-512-{precision}-gpu", steps=40, warmup=10, windows=3, check=60,
+            title=f"ResNet-34, CIFAR-10, batch 512, flip and shift, {precision}", lr=0.02,
+            batch_size=512, precision=precision, augmented=True, tested=2_000, band=0.08,
         )
         for precision in ("no", "bf16")
     ),

@@ -49,9 +49,10 @@ def show(job: Job, measured: dict[str, Measured], left_out: dict[str, str]) -> N
     for name, column in measured.items():
         low, high = column.quartiles
         tried = ", ".join(f"{number}: {rate:,.0f}" for number, rate in column.tried.items())
+        workers = f"{column.workers} ({tried})" if tried else f"{column.workers}"
         lines.append((
             COLUMN_NAMES[name], f"{column.median:,.0f}", f"{low:,.0f} to {high:,.0f}",
-            f"{column.median / own:.2f}", f"{column.workers} ({tried})",
+            f"{column.median / own:.2f}", workers,
             f"{column.accuracy:.1%}",
         ))  # fmt: skip
     lines += [(COLUMN_NAMES[name], why) for name, why in left_out.items()]
@@ -69,6 +70,9 @@ def ready(row: Row, asked: Namespace) -> Iterator[Job]:
     """A row as it is asked for, with its data."""
     row = quick(row) if asked.quick else row
     changes = {name: getattr(asked, name) for name in ("windows", "steps") if getattr(asked, name)}
+    if asked.columns:
+        wanted = ("launcher", *asked.columns)
+        changes["columns"] = tuple(name for name in row.columns if name in wanted)
     row = replace(row, **changes)
     made = row.dataset == "photos" and not asked.photos
     with tempfile.TemporaryDirectory() if made else nullcontext() as folder:

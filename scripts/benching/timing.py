@@ -53,8 +53,10 @@ def measure(job: Job, candidates: Sequence[int]) -> tuple[dict[str, Measured], d
     compare(job, found)
     for name in names:
         numbers = candidates if takes_workers(name, job) else [0]
-        found[name].tried = {number: window(job, name, number) for number in numbers}
-        found[name].workers = max(found[name].tried, key=lambda number: found[name].tried[number])
+        found[name].workers = numbers[0]
+        if len(numbers) > 1:
+            tried = {number: window(job, name, number) for number in numbers}
+            found[name].tried, found[name].workers = tried, max(tried, key=lambda n: tried[n])
     for _ in range(job.row.windows):
         for name in names:
             found[name].rates.append(window(job, name, found[name].workers))
