@@ -85,7 +85,8 @@ class RunSettings:
     """Mode of torch.compile, for training passes; a model that cannot be compiled is trained as it
     is."""
     graphs: Literal["auto", "off"] = "auto"
-    """Replay a small model's passes as a CUDA graph, where there is one GPU and one process."""
+    """Replay a small model's steps as a CUDA graph, where there is one GPU and one process; off for
+    a recipe whose loss or network does something in Python that differs from step to step."""
     tf32: bool | None = None
     """Whether float32 products on GPUs may round their inputs to 10 bits of mantissa; none: as
     torch does by itself, in convolutions."""

@@ -40,6 +40,7 @@ def optimizer(hparams, model):
 GLOO = """
 import os, sys
 import torch
+os.environ["LOCAL_RANK"] = "0"  # or the second one would take a second GPU
 torch.distributed.init_process_group("gloo")
 from launcher.cli import main
 code = main(sys.argv[1:])
@@ -116,7 +117,7 @@ def test_a_run_goes_on_from_the_gpu_to_the_processor_and_back() -> None:
             [*given, f"max_minutes={minutes}"], env=environ, capture_output=True, text=True
         )
         assert done.returncode == (0 if minutes == "none" else 75), done.stdout + done.stderr
-        assert f"on {device}" in done.stdout
+        assert ("on cpu" in done.stdout) is (device == "cpu")
     assert command(path, "name=whole", *LONG, "graphs=off") == 0
     for name, value in weights("whole").items():
         torch.testing.assert_close(weights()[name], value, rtol=2e-2, atol=2e-3)
@@ -188,6 +189,8 @@ class Wide(torch.nn.Module):
 
     def forward(self, image):
         flat = image.flatten(1)
+        if not self.training:
+            return self.linear(flat)
         wide = flat[:, :1, None].expand(-1, 1 << 15, 1 << 16) * 1.0
         return self.linear(flat) + wide.mean((1, 2))[:, None] * 0
 

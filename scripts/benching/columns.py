@@ -56,6 +56,8 @@ def launcher(job: Job, workers: int, clock: Clock, order: Sequence[int] | None) 
     model = job.model()
     optimizer = job.counted(parts.recipe.optimizer(parts.hparams, model))
     settings = replace(parts.settings, workers=workers)
+    if job.counting is not None:  # a trial of recording computes, too, and hooks are not recorded
+        settings = replace(settings, graphs="off")
     loaders = Loaders.of(
         parts.loaded, parts.hparams, settings, parts.world, parts.data, parts.plan,
         resident=parts.resident,
