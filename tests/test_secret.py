@@ -8,7 +8,8 @@ from launcher.secret import redacted
 @pytest.mark.parametrize(
     "name",
     ["password", "db_passwd", "api_key", "wandb_api_key", "aws_secret_access_key", "token",
-     "hf_token", "auth_token", "client_secret", "credentials", "API_KEY", "ssh_passphrase"],
+     "hf_token", "auth_token", "client_secret", "credentials", "API_KEY", "ssh_passphrase",
+     "hf-token", "private-key", "auth", "authorization", "proxy_auth"],
 )  # fmt: skip
 def test_text_in_a_setting_named_like_a_secret_is_hidden(name: str) -> None:
     hidden = redacted(name, "canary")
@@ -19,7 +20,18 @@ def test_text_in_a_setting_named_like_a_secret_is_hidden(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["seed", "max_tokens", "token_mixing", "key_size", "monkey", "tokenizer", "dataset", "name"],
+    [
+        "seed",
+        "max_tokens",
+        "token_mixing",
+        "key_size",
+        "monkey",
+        "tokenizer",
+        "dataset",
+        "name",
+        "author",
+        "authored_by",
+    ],
 )
 def test_other_settings_are_what_they_are(name: str) -> None:
     assert redacted(name, "cifar10") == "cifar10"

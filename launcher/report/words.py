@@ -5,14 +5,10 @@ import re
 from typing import Any, Final
 from unicodedata import east_asian_width
 
+from launcher import secret
 from launcher.layers import scalar
 from launcher.mirrors import redacted
 
-_SECRET: Final = re.compile(
-    r"(^|[_-])(secrets?|passwords?|passwd|tokens?|credentials?|api_?key|access_?key|private_?key|"
-    r"auth(orization)?)($|[_-])",
-    re.IGNORECASE,
-)
 _LONGEST: Final = 2000
 
 
@@ -35,7 +31,7 @@ def breakable(words: object) -> str:
 
 def setting(key: str, value: Any) -> str:
     """A setting's value, without HTML; a text whose name says that it is a secret is left out."""
-    if isinstance(value, str) and value and _SECRET.search(key):
+    if isinstance(value, str) and value and secret.named(key):
         return "(a secret, left out)"
     if isinstance(value, str | int | float | bool | None):
         return scalar(value)
