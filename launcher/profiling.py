@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
 import torch
-from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from launcher.data import Data, Split
-from launcher.guard import Guard
-from launcher.passes import Passes
 from launcher.screen import Screen
 from launcher.update import Update
 
@@ -85,10 +82,7 @@ class Profile:
         transform = train.transform and _marked("augment", train.transform)
         return replace(data, train=Split(train.source, transform), prepare=prepare)
 
-    def watch(
-        self, micro_batches: Iterator[T], passes: Passes, guard: Guard, stepper: Optimizer,
-        update: Update, steps: int,
-    ) -> Iterator[T]:  # fmt: skip
+    def watch(self, micro_batches: Iterator[T], update: Update, steps: int) -> Iterator[T]:
         """Mark the parts of the steps to come, of which there are `steps`; the batches, marked.
 
         Says so when there are fewer than were asked for."""
@@ -98,9 +92,9 @@ class Profile:
         if steps < self._asked:
             self._screen.line(f"--profile {self._asked}: only {steps} steps are left to look at")
         for owner, method, name in (
-            (passes, "forward", "forward"), (passes, "backward", "backward"),
-            (guard, "before_update", "checks"), (guard, "after_update", "checks"),
-            (stepper, "step", "optimizer"), (update, "replay", "graph"),
+            (update.passes, "forward", "forward"), (update.passes, "backward", "backward"),
+            (update.guard, "before_update", "checks"), (update.guard, "after_update", "checks"),
+            (update.stepper, "step", "optimizer"), (update, "replay", "graph"),
         ):  # fmt: skip
             setattr(owner, method, _marked(name, getattr(owner, method)))
             self._watched.append((owner, method))

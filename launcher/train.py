@@ -81,9 +81,7 @@ def train(
     micro_batches = meter.waiting(_fed(parts, data, state.step))
     saved, last = time.monotonic(), plan.total_steps
     if profile is not None:
-        micro_batches = profile.watch(
-            micro_batches, passes, guard, stepper, update, last - state.step
-        )
+        micro_batches = profile.watch(micro_batches, update, last - state.step)
 
     for step in range(state.step, last):
         if stopped_early(parts, state):
@@ -111,9 +109,8 @@ def train(
         aside = time.monotonic()
         improved = False
         asked = stop.agreed(state.step)
-        evaluating = due(state.step, every["evaluate"], last)
         saving = due(state.step, every["save"], last) or bool(asked)
-        if evaluating:
+        if due(state.step, every["evaluate"], last):
             guard.before_evaluation(state.step, parameters)
             state.scores = evaluate(parts, verdicts, state.step)
             improved = state.note_best(parts.monitor)

@@ -38,7 +38,7 @@ class Update:
     ) -> None:  # fmt: skip
         """`stepper` is the optimizer as `World.prepare` gave it; `say` shows one line."""
         self._world, self._optimizer = parts.world, parts.optimizer
-        self._passes, self._guard, self._stepper, self._meter = passes, guard, stepper, meter
+        self.passes, self.guard, self.stepper, self._meter = passes, guard, stepper, meter
         self._say, self._record = say, record
         self._whole: _Whole | None = None
         alone = parts.plan.accumulation == 1 and ways.records(parts)
@@ -52,15 +52,15 @@ class Update:
         Raises NonFiniteError and RecipeError as `Guard.before_update` does.
         """
         if self._whole is not None and not norm:
-            self._guard.begin(step)
-            self._meter.add(self._passes.run_by(self.replay, micro_batches))
+            self.guard.begin(step)
+            self._meter.add(self.passes.run_by(self.replay, micro_batches))
             return None
-        for loss in self._passes.run(micro_batches):
+        for loss in self.passes.run(micro_batches):
             self._meter.add(loss)
-        length = self._guard.before_update(step, norm=norm)
-        self._stepper.step()
-        self._guard.after_update(step, skipped=self._world.skipped())
-        self._passes.forget()
+        length = self.guard.before_update(step, norm=norm)
+        self.stepper.step()
+        self.guard.after_update(step, skipped=self._world.skipped())
+        self.passes.forget()
         if self._to_record:
             self._to_record = False
             self._begin_replays(step)
@@ -72,11 +72,11 @@ class Update:
         return self._whole(batch)
 
     def _begin_replays(self, step: int) -> None:
-        graph = self._passes.compute
+        graph = self.passes.compute
         if not isinstance(graph, graphs.Graph):
             return  # passes that cannot be recorded, or need not be
         try:
-            self._whole = _Whole(graph, self._guard, self._optimizer, step, self._record)
+            self._whole = _Whole(graph, self.guard, self._optimizer, step, self._record)
         except RuntimeError as error:
             self._say(f"graphs=auto: the optimizer stays outside of the graph: {ways.brief(error)}")
 

@@ -125,7 +125,7 @@ def test_what_cannot_be_recorded_goes_on_by_parts_with_one_line() -> None:
         for step in range(3):
             update(step, feed, norm=False)
         assert update._whole is None
-        assert isinstance(update._passes.compute, graphs.Graph)
+        assert isinstance(update.passes.compute, graphs.Graph)
     assert said == [
         "graphs=auto: the optimizer stays outside of the graph: RuntimeError: operation not "
         "permitted when stream is capturing"
@@ -138,7 +138,7 @@ def test_several_passes_in_a_step_are_recorded_one_by_one() -> None:
         for step in range(2):
             update(step, feed, norm=False)
         assert update._whole is None
-        assert isinstance(update._passes.compute, graphs.Graph)
+        assert isinstance(update.passes.compute, graphs.Graph)
         assert not said
         assert isinstance(parts.optimizer.param_groups[0]["lr"], float)
 
