@@ -6,6 +6,7 @@
     python scripts/bench.py --suite loader --data data       # batches alone: bench_loader.py
     python scripts/bench.py --suite scaling                  # samples, classes, processes, metrics
     python scripts/bench.py --suite checkpoint               # what a checkpoint costs
+    python scripts/bench.py --suite overhead --data data     # the launcher's own work in a step
     python scripts/bench.py --only lenet-128 --json bench.json --plot bench.png
 
 Each row is a workload, each column a trainer. Before a row is timed, every column trains for some
@@ -38,6 +39,8 @@ def suite(name: str) -> Suite:
         from benching.startup import startup as found
     elif name == "loader":
         from benching.loading import loading as found
+    elif name == "overhead":
+        from benching.overhead import overhead as found
     elif name == "scaling":
         from benching.scaling import scaling as found
     else:
@@ -45,7 +48,7 @@ def suite(name: str) -> Suite:
     return found
 
 
-SUITES = ("cpu", "gpu", "startup", "loader", "scaling", "checkpoint")
+SUITES = ("cpu", "gpu", "startup", "loader", "scaling", "checkpoint", "overhead")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from benching import (
     columns,
     gpu,
     loading,
+    overhead,
     probe,
     saving,
     scaling,
@@ -296,6 +297,17 @@ def test_shares_that_are_not_the_batch_would_be_seen(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(probe, "_one_step", lambda plan, process: [next(plan.tickets(0, 0))])
     with pytest.raises(AssertionError, match="shares are not the batch"):
         probe.processes(4)
+
+
+def test_the_overhead_suite_takes_pairs_of_windows() -> None:
+    (found,) = overhead.overhead(options("--suite", "overhead", "--only", "mlp-4-overhead"))
+    (row,) = found.rows
+    assert row[0] == "MLP, Fashion-MNIST, batch 4, one thread"
+    pairs = found.raw["mlp-4-overhead"]["clock and processor, us"]
+    assert len(pairs) == 2
+    for pair in pairs:
+        assert all(used > 0 for _, used in pair.values())
+    assert [list(pair) for pair in pairs] == [["floor", "launcher"], ["launcher", "floor"]]
 
 
 def test_the_loader_suite_wants_data(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """When a window began and ended, told by the ticks of a training loop."""
 
+import resource
 import time
 
 import torch
@@ -13,6 +14,7 @@ class Clock:
         self._device = device
         self._count = 0
         self._began = self._ended = 0.0
+        self._used_before = self._used_after = 0.0
 
     @property
     def steps(self) -> int:
@@ -25,16 +27,26 @@ class Clock:
         assert self._count == self._end, f"{self._count} steps of {self._end}"
         return self._ended - self._began
 
+    @property
+    def used(self) -> float:
+        """Processor seconds of the same steps, in all threads."""
+        return self._used_after - self._used_before
+
     def tick(self) -> bool:
         """A step is done. Returns whether it was the last."""
         self._count += 1
         if self._count == self._begin:
-            self._began = self._now()
+            self._began, self._used_before = self._now(), _used()
         elif self._count == self._end:
-            self._ended = self._now()
+            self._ended, self._used_after = self._now(), _used()
         return self._count == self._end
 
     def _now(self) -> float:
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
         return time.perf_counter()
+
+
+def _used() -> float:
+    about = resource.getrusage(resource.RUSAGE_SELF)
+    return about.ru_utime + about.ru_stime

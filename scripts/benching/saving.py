@@ -1,6 +1,5 @@
 """The suite `checkpoint`: what a checkpoint every 50 steps takes from the rate, and one alone."""
 
-import resource
 import statistics
 import tempfile
 from argparse import Namespace
@@ -73,7 +72,7 @@ def _add(found: Found, job: Job, every: int) -> None:
 
 def _window(job: Job, folder: Path, every: int) -> tuple[float, float]:
     """Seconds on the clock and of the processor, of all threads, for one window."""
-    clock = _Timed(job)
+    clock = Clock(job.row.warmup, job.row.steps, job.device)
     model = job.model()
     parts = replace(
         job.parts, model=model, optimizer=job.parts.recipe.optimizer(job.parts.hparams, model),
@@ -88,20 +87,3 @@ def _window(job: Job, folder: Path, every: int) -> tuple[float, float]:
         except EnoughError:
             saver.finish()
     return clock.seconds, clock.used
-
-
-class _Timed(Clock):
-    """A clock that looks at the processor's time too."""
-
-    def __init__(self, job: Job) -> None:
-        super().__init__(job.row.warmup, job.row.steps, job.device)
-        self._first: float | None = None
-        self.used = 0.0
-
-    def _now(self) -> float:
-        about = resource.getrusage(resource.RUSAGE_SELF)
-        spent = about.ru_utime + about.ru_stime
-        if self._first is None:
-            self._first = spent
-        self.used = spent - self._first
-        return super()._now()
