@@ -6,7 +6,8 @@ And two helpers for tests of whole runs: `write_recipe` and `command`.
 import json
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from hypothesis import HealthCheck, settings
 # A busy machine is slow, and that is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+HANGS = 300.0
+"""Seconds after which what is waited for hangs; no test says more about time. A machine that has
+other work is several times slower, and how fast something is is measured elsewhere."""
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # tests run from a folder of their own
@@ -107,6 +112,14 @@ def noted(name: str = "r") -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl."""
     text = Path("checkpoints", name, "metrics.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
+
+
+def eventually(what: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    until = time.monotonic() + HANGS
+    while not what():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
 
 
 def members() -> list[int]:

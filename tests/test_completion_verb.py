@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, command
+from conftest import HANGS, ROOT, command
 
 from launcher import cli, completion_verb
 from launcher.completion_verb import candidates
@@ -96,7 +96,7 @@ def test_a_real_bash_completes() -> None:
     found = f"{program.parent.resolve()}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", DRIVER, "bash", *LINES], capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": found}, timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": found}, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert [line.split() for line in done.stdout.splitlines()] == list(LINES.values())
@@ -110,7 +110,7 @@ def test_a_script_is_printed_and_its_shell_can_read_it(
     script = capsys.readouterr().out
     assert "launcher completion words" in script
     if shutil.which(shell):
-        subprocess.run([shell, "-n", "-c", script], check=True, timeout=30)
+        subprocess.run([shell, "-n", "-c", script], check=True, timeout=HANGS)
 
 
 def test_another_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

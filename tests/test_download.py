@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import HANGS
 
 from launcher import download
 from launcher.catalog import Remote
@@ -209,7 +210,7 @@ def at_once(preparation: str, action: str, *arguments: object) -> list[tuple[int
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        ends = [process.communicate(timeout=60) for process in processes]
+        ends = [process.communicate(timeout=HANGS) for process in processes]
         return [(p.returncode, errors) for p, (_, errors) in zip(processes, ends, strict=True)]
     finally:
         for process in processes:
@@ -274,7 +275,7 @@ def test_a_download_that_was_killed_is_no_file_and_gives_back_its_lock(
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     killed = subprocess.run(
         [sys.executable, "-c", script, server.url("/slow"), wanted, str(target)],
-        env=environment, input="go\n", text=True, check=False, timeout=60, capture_output=True,
+        env=environment, input="go\n", text=True, check=False, timeout=HANGS, capture_output=True,
     )  # fmt: skip
     assert killed.returncode == -9
     assert left_in(target.parent) == {".file.gz.part", ".file.gz.part.json"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, command, write_recipe
+from conftest import HANGS, ROOT, command, write_recipe
 
 from launcher import checkpoint, held, reopen
 from launcher.errors import CheckpointError
@@ -250,7 +250,8 @@ def test_any_number_of_processes_gives_the_same_scores() -> None:
             [sys.executable, "-m", "torch.distributed.run", "--standalone",
              f"--nproc_per_node={count}", "-m", "launcher", "evaluate", "one", "step=last",
              "--json"],
-            env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200,
+            env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False,
+            timeout=HANGS,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
@@ -264,7 +265,7 @@ def test_a_refusal_of_several_processes_is_said_once() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
          "-m", "launcher", "evaluate", "one", "step=8"],
-        env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False, timeout=200,
+        env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.count("manifest.json is not the one that COMMIT names") == 1

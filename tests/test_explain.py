@@ -12,7 +12,7 @@ from typing import Any, NoReturn, cast
 
 import pytest
 import torch
-from conftest import ROOT, command, write_recipe
+from conftest import HANGS, ROOT, command, write_recipe
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from launcher import explain
@@ -93,7 +93,7 @@ def test_a_whole_process_that_leaves_in_the_middle_ends_with_3() -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "launcher", "tiny.py", "name=r", "threads=1"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=HANGS, check=False,
     )  # fmt: skip
     assert ran.returncode == 3, ran.stdout + ran.stderr
     assert "os._exit(0)" in ran.stderr
@@ -111,7 +111,7 @@ def test_a_recipe_cannot_take_the_way_out_before_it_is_closed(top: str, statemen
     ran = subprocess.run(
         [sys.executable, "-m", "launcher", "tiny.py", "name=r", "threads=1"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=120, check=False,
+        timeout=HANGS, check=False,
     )  # fmt: skip
     assert ran.returncode == 3, ran.stdout + ran.stderr
     assert "os._exit(0)" in ran.stderr

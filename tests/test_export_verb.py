@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, command, write_recipe
+from conftest import HANGS, ROOT, command, write_recipe
 from safetensors.torch import load_file
 
 from launcher import checkpoint, exported, find, network, reopen
@@ -44,7 +44,7 @@ def test_the_lines_of_the_readme_load_the_model() -> None:
     lines += "\nimport json\nprint(json.dumps([output.tolist(), names]))"
     done = subprocess.run(
         [sys.executable, "-c", lines],
-        capture_output=True, text=True, check=False, timeout=100,
+        capture_output=True, text=True, check=False, timeout=HANGS,
         env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -151,7 +151,8 @@ def test_the_onnx_graph_gives_the_models_outputs_for_any_number_of_images() -> N
     trained("", "dropout=0.5")
     done = subprocess.run(
         [sys.executable, "-m", "launcher", "export", "one", "--onnx"], capture_output=True,
-        text=True, check=False, timeout=200, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        text=True, check=False, timeout=HANGS,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     import onnxruntime

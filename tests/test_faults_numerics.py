@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, command, write_recipe
+from conftest import HANGS, ROOT, command, write_recipe
 from safetensors.torch import load_file
 
 from launcher import checkpoint
@@ -50,7 +50,7 @@ def two_processes(extra: str, *given: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
          "launcher", "tiny.py", "name=r", "threads=1", *given],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=90, check=False,
+        capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def test_a_run_with_few_descriptors_trains_or_says_why_not() -> None:
     ran = subprocess.run(
         ["bash", "-c", f"ulimit -n 64; exec {sys.executable} -m launcher tiny.py name=r threads=1"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=90, check=False,
+        capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert ran.returncode in (0, 7, 70), ran.stderr
     assert ran.returncode == 0 or "Too many open files" in ran.stderr

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import END, ROOT, TINY, command, write_recipe
+from conftest import END, HANGS, ROOT, TINY, command, write_recipe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -112,7 +112,7 @@ def test_a_thread_that_a_recipe_leaves_running_does_not_keep_the_program(
     ran = subprocess.run(
         [sys.executable, "-m", "launcher", "tiny.py", "name=r", "threads=1"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert ran.returncode == code, ran.stderr
     assert "threads that the recipe started still run" in ran.stderr

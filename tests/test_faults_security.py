@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, command, write_recipe
+from conftest import HANGS, ROOT, command, write_recipe
 
 from launcher import storage
 
@@ -129,7 +129,7 @@ def test_no_secret_of_the_environment_is_written_or_shown(end: str, tmp_path: Pa
         [sys.executable, "-m", "launcher", "tiny.py", "name=r", "threads=1", "log_every=1", *given],
         env={**os.environ, **SECRETS, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home"),
              "TMPDIR": str(tmp_path / "tmp")},
-        capture_output=True, timeout=90, check=False,
+        capture_output=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert ran.returncode == code, ran.stderr
     found = written(tmp_path) | {"stdout": ran.stdout, "stderr": ran.stderr}
@@ -146,7 +146,7 @@ def test_no_secret_is_written_by_two_processes(tmp_path: Path) -> None:
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
          "launcher", "tiny.py", "name=r", "threads=1"],
         env={**os.environ, **SECRETS, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, timeout=90, check=False,
+        capture_output=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     for name, content in (written(tmp_path) | {"out": ran.stdout, "err": ran.stderr}).items():
@@ -238,9 +238,9 @@ def test_a_config_that_attacks_is_refused_soon_and_runs_nothing(
     write_recipe()
     Path("bad.yaml").write_text(ATTACKS[attack])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.monotonic()
+    began = time.process_time()
     assert command("tiny.py", "--config", "bad.yaml", "name=r") == 2
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10  # idle: less than 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
     assert len(capsys.readouterr().err) < 20_000
     assert sorted(os.listdir()) == ["bad.yaml", "tiny.py"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, command, write_recipe
+from conftest import HANGS, ROOT, command, write_recipe
 
 from launcher.plan import Plan
 
@@ -172,7 +172,7 @@ def test_of_two_processes_one_is_full_and_both_take_the_size_that_fits(limit: st
              "-m", "launcher", "tiny.py", f"name={name}", "threads=1", f"micro_batch_size={size}"],
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LIMIT": limit,
                  "FULL_RANK": "1"},
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True, text=True, timeout=HANGS, check=False,
         )  # fmt: skip
         assert ran.returncode == 0, ran.stdout + ran.stderr
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from conftest import HANGS
 
 import launcher
 
@@ -374,7 +375,7 @@ def test_the_command_line_does_not_import_torch() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -383,7 +384,7 @@ def test_the_ground_is_imported_without_torch() -> None:
     """Also through what its packages import."""
     names = [f"launcher.{name}" for name in sorted(FLOORS[0])]
     code = f"import sys, {', '.join(names)}\nsys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=HANGS)
     assert done.returncode == 0
 
 

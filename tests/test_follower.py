@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import HANGS, ROOT, eventually
 
-from launcher import follower, held
+from launcher import held
 from launcher.follower import Rows, Told, follow
 from launcher.order import FINISHED, GONE, STOPPED, Order
 
@@ -192,7 +192,7 @@ def begin(parent: int | None = None, **changes: Any) -> subprocess.Popen[bytes]:
 def test_a_tracker_that_fails_is_one_sentence() -> None:
     Path("wandb").touch()  # where a folder should be
     process = begin()
-    said, errors = process.communicate(timeout=60)
+    said, errors = process.communicate(timeout=HANGS)
     (line,) = said.decode().splitlines()
     assert line.startswith("warning: wandb has stopped: could not make the folder")
     assert "metrics.jsonl is complete" in line
@@ -206,10 +206,12 @@ def test_a_follower_waits_for_the_one_before_and_ends_when_training_is_gone() ->
     lock = held.Lock(Path(".wandb.lock"))
     assert lock.acquire()
     with begin() as process:
-        time.sleep(1.0)
+        files = Path(f"/proc/{process.pid}/fd")
+        eventually(lambda: any(file.resolve().name == ".wandb.lock" for file in files.iterdir()))
+        time.sleep(0.5)
         assert process.poll() is None
         assert not Path("wandb.json").exists()
         assert process.stdin
         process.stdin.close()
-        assert process.wait(follower.LAST_BREATH + 20) == -signal.SIGKILL
+        assert process.wait(HANGS) == -signal.SIGKILL
     lock.release()

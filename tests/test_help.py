@@ -6,6 +6,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
+from conftest import HANGS
 
 from launcher import help, outline, settings
 from launcher.layers import scalar
@@ -175,7 +176,7 @@ def test_help_imports_neither_torch_nor_the_recipe(words: list[str]) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -186,7 +187,7 @@ def test_help_imports_neither_torch_nor_the_recipe(words: list[str]) -> None:
 def test_python_dash_m_launcher_shows_its_help() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "launcher", "--help"],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 0
     assert done.stdout.startswith("Usage: launcher")

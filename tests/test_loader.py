@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import command, write_recipe
+from conftest import HANGS, command, write_recipe
 from PIL import Image
 from torch.utils.data import get_worker_info
 
@@ -254,11 +254,10 @@ def test_a_worker_that_fails_is_a_refusal_with_a_reason(
 ) -> None:
     """D4, D5: killed, hanging, raising."""
     _, origin = None, Origin(Path("r.py"), "", "{}", Path("data"), "train")
-    ours.append(Loader(source, origin, 0, 2, timeout=2))
-    began = time.monotonic()
+    timeout = 2 if isinstance(source, Hanging) else 10 * HANGS  # not what ends the others
+    ours.append(Loader(source, origin, 0, 2, timeout=timeout))
     with pytest.raises(DataError, match=says) as refusal:
         list(ours[0](tasks()))
-    assert time.monotonic() - began < 10
     if isinstance(source, Raising):
         assert "in make" in refusal.value.frames
 

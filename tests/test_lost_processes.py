@@ -9,13 +9,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, members, write_recipe
+from conftest import HANGS, ROOT, eventually, members, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +40,7 @@ def loss(model, batch, seen=[0]):
             if what == "hang":
                 time.sleep(1000)
             if what == "slow":
-                time.sleep(3)
+                time.sleep(5)
             if what == "memory":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
             if what == "nan":
@@ -71,22 +70,23 @@ def start(fault: str, *arguments: str, more: tuple[str, ...] = ()) -> subprocess
 def no_orphan() -> Iterator[None]:
     """I5: whatever happened, no process that works in this test's folder is left."""
     yield
-    time.sleep(0.1)
-    left = members()
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert left == []
+    try:
+        eventually(lambda: not members())
+    finally:
+        for pid in members():
+            os.kill(pid, signal.SIGKILL)
 
 
-def failing(fault: str, *arguments: str, within: float = 60) -> tuple[str, float]:
-    """What a run said that must fail, and the seconds from its last checkpoint to its end."""
+def failing(fault: str, *arguments: str) -> str:
+    """What a run said that must fail: not after its timeout, which is longer than HANGS unless it
+    is given."""
     process = start(fault, *arguments)
     try:
-        output, _ = process.communicate(timeout=within)
+        output, _ = process.communicate(timeout=HANGS)
     finally:
         process.kill()
     assert process.returncode != 0, output
-    return output, time.time() - (RUN / "step-000000000035").stat().st_mtime
+    return output
 
 
 def status() -> dict[str, Any]:
@@ -109,7 +109,7 @@ def outcome() -> dict[str, Any]:
 
 def finished(*arguments: str, fault: str = "none 9 0") -> dict[str, Any]:
     process = start(fault, *arguments)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 0, output
     return outcome()
 
@@ -134,7 +134,7 @@ def first_box(output: str) -> str:
 
 def test_a_killed_process_is_named_and_the_same_command_goes_on(whole: dict[str, Any]) -> None:
     """B1, B11's worth without an elastic agent."""
-    output, seconds = failing("kill 1 37")
+    output = failing("kill 1 37")
     box = first_box(output)
     assert box.startswith("process 1: processes process 1 (pid ")
     assert "ended without a word: killed" in box
@@ -142,40 +142,37 @@ def test_a_killed_process_is_named_and_the_same_command_goes_on(whole: dict[str,
     about = status()
     assert (about["state"], about["code"], about["process"]) == ("failed", 9, 1)
     assert about["failures"] == 0  # a kill says nothing about the run
-    assert seconds < 20
     assert finished() == whole
 
 
 def test_an_agent_that_starts_again_goes_on_by_itself(whole: dict[str, Any]) -> None:
     """B11: the fault is not there the second time, since a step is counted in each process."""
     process = start("kill 1 37", more=("--max-restarts=3",))
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 0, output
     assert outcome() == whole
 
 
 def test_the_words_of_the_process_that_raised_come_first() -> None:
     """B2."""
-    output, seconds = failing("raise 1 37")
+    output = failing("raise 1 37")
     assert first_box(output).startswith("process 1: recipe tiny.py:")
     assert "ValueError: I do not like this batch" in first_box(output)
     assert output.count("I do not like this batch") == 1
     about = status()
     assert (about["code"], about["process"], about["failures"]) == (3, 1, 1)
-    assert seconds < 20
 
 
 def test_a_process_that_stands_still_is_named_after_the_timeout() -> None:
     """B3: the agent takes 30 seconds to end a stopped process, and that is all."""
-    output, seconds = failing("stop 1 37", "timeout=4", within=100)
+    output = failing("stop 1 37", "timeout=4")
     assert re.search(r"process 1 \(pid .*\) did not answer", output)
     assert status()["code"] == 9
-    assert seconds < 4 + 35 + 5
 
 
 def test_a_recipe_that_hangs_in_one_process_is_named() -> None:
     """B3: and the stacks show where."""
-    output, _ = failing("hang 1 37", "timeout=4")
+    output = failing("hang 1 37", "timeout=4")
     assert re.search(r"process 1 \(pid .*\) did not answer", output)
     assert status()["code"] == 9
 
@@ -193,7 +190,7 @@ def test_a_process_that_leaves_early_with_0_is_no_success(how: str) -> None:
 def test_a_slow_process_is_named_once_and_waited_for(whole: dict[str, Any]) -> None:
     """B5."""
     process = start("slow 1 37", "timeout=8")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=HANGS)
     assert process.returncode == 0, output
     assert len(re.findall(r"process 1 \(.*\) is slow", output)) == 1
     assert outcome() == whole
@@ -201,7 +198,7 @@ def test_a_slow_process_is_named_once_and_waited_for(whole: dict[str, Any]) -> N
 
 def test_a_number_that_is_none_in_one_process_stops_both(whole: dict[str, Any]) -> None:
     """E2: the same verdict, and nothing of it is saved."""
-    output, _ = failing("nan 1 37")
+    output = failing("nan 1 37")
     assert "not finite in step 37" in output
     about = status()
     assert (about["code"], about["last_committed_step"]) == (6, 35)
@@ -210,7 +207,7 @@ def test_a_number_that_is_none_in_one_process_stops_both(whole: dict[str, Any]) 
 
 def test_no_memory_in_one_process_ends_both_with_the_setting_that_helps() -> None:
     """E5."""
-    output, _ = failing("memory 1 37")
+    output = failing("memory 1 37")
     assert "Give a smaller micro_batch_size=" in first_box(output)
     assert (status()["code"], status()["process"]) == (10, 1)
 
@@ -228,7 +225,7 @@ def test_processes_with_other_recipes_are_refused() -> None:
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
          "--no-python", "sh", "start.sh", *SETTINGS],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert process.returncode != 0
     assert "process 1 (on the same machine) has another recipe than process 0" in process.stderr
@@ -256,19 +253,12 @@ if os.environ["RANK"] == "1":
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
          "-m", "launcher", "tiny.py", *SETTINGS, "--allow-change", "recipe"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     found = outcome()
     assert found["model.safetensors"] == whole["model.safetensors"]
     assert found["metrics"] == whole["metrics"]
-
-
-def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_a_second_run_in_the_folder_is_refused_with_the_owner(
@@ -277,12 +267,12 @@ def test_a_second_run_in_the_folder_is_refused_with_the_owner(
     """C16: also while the first one saves."""
     monkeypatch.setenv("STEP_SECONDS", "0.2")
     first = start("none 9 0", "checkpoint_every=1", "epochs=100")
-    wait_for(lambda: list(RUN.glob("step-*")))
+    eventually(lambda: list(RUN.glob("step-*")))
     second = start("none 9 0", "checkpoint_every=1", "epochs=100")
-    output, _ = second.communicate(timeout=60)
+    output, _ = second.communicate(timeout=HANGS)
     assert second.returncode != 0
     owner = json.loads((RUN / "owner.json").read_text())
     assert f"in use by process {owner['pid']} on {owner['host']} since" in output
     first.send_signal(signal.SIGTERM)
-    output, _ = first.communicate(timeout=60)
+    output, _ = first.communicate(timeout=HANGS)
     assert status()["state"] == "preempted", output

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import HANGS, ROOT, eventually
 from test_processes import RECIPE, launch
 
 pytestmark = pytest.mark.slow
@@ -23,8 +23,6 @@ pytestmark = pytest.mark.slow
 NAMES = ("alpha", "beta")
 ADDRESSES = ("10.231.7.1", "10.231.7.2")  # inside the namespaces only
 SETTINGS = ("name=run", "threads=1", "micro_batch_size=16", "checkpoint_every=2", "timeout=5")
-BOUND = 5 + 40
-"""Seconds after the timeout in which a machine that lost the other one has ended, on a busy one."""
 SLOW = RECIPE.replace("import hashlib", "import time, hashlib").replace(
     "    if model.training:\n",
     '    if model.training:\n        time.sleep(float(os.environ.get("STEP", "0")))\n',
@@ -33,7 +31,7 @@ WALL_CLOCK = ("seconds", "train/samples_per_s", "train/data_wait")
 
 
 def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=20)
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=HANGS)
 
 
 class Machines:
@@ -145,17 +143,14 @@ def anew(machines: Machines) -> Iterator[None]:
         shutil.rmtree(machines.folder / name, ignore_errors=True)
 
 
-def said(started: list[subprocess.Popen[str]], within: float = 120) -> list[str]:
-    """What each machine has said by its end."""
-    return [one.communicate(timeout=within)[0] for one in started]
+def said(started: list[subprocess.Popen[str]]) -> list[str]:
+    """What each machine has said by its end: without the timeout it would not come."""
+    return [one.communicate(timeout=HANGS)[0] for one in started]
 
 
 def in_mid_epoch(machines: Machines) -> None:
     """Wait until the run has a checkpoint and is further."""
-    deadline = time.monotonic() + 90
-    while not list(machines.folder.glob("*/checkpoints/run/step-*04")):
-        assert time.monotonic() < deadline, "no checkpoint was written"
-        time.sleep(0.05)
+    eventually(lambda: list(machines.folder.glob("*/checkpoints/run/step-*04")))
     time.sleep(0.15)
 
 
@@ -204,9 +199,7 @@ def test_a_killed_machine_is_named_and_the_same_commands_go_on(
     started = machines.start("torchrun", step=0.1)
     in_mid_epoch(machines)
     machines.kill(1)
-    began = time.monotonic()
     words, _ = said(started)
-    assert time.monotonic() - began < BOUND
     assert started[0].returncode != 0
     assert "on beta, last seen in step" in words
     assert "gives no sign of life" in words
@@ -220,9 +213,7 @@ def test_a_cut_cable_ends_both_and_each_names_the_other(
     started = machines.start("accelerate", step=0.1)
     in_mid_epoch(machines)
     machines.cable("down")
-    began = time.monotonic()
     alpha, beta = said(started)
-    assert time.monotonic() - began < BOUND
     assert all(one.returncode for one in started)
     assert "on beta, last seen in step" in alpha
     assert "alpha, the machine of process 0, is gone or out of reach" in beta
@@ -239,10 +230,11 @@ def test_machines_that_changed_places_do_not_begin_anew(
     for number in (0, 1):
         machines.kill(number)
     said(started)
+    newest = max((machines.folder / "alpha" / "checkpoints" / "run").glob("step-*/COMMIT")).parent
     started = machines.start("accelerate", first=1)
     _, beta = said(started)
     assert all(one.returncode for one in started)
-    assert "alpha has a checkpoint of step 4" in beta
+    assert f"alpha has a checkpoint of step {int(newest.name.removeprefix('step-'))}" in beta
     assert "where beta, which now has the main process, has no checkpoint" in beta
     assert not (machines.folder / "beta" / "checkpoints" / "run").exists()
 

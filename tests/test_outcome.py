@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, command, write_recipe
+from conftest import HANGS, ROOT, command, write_recipe
 from PIL import Image
 from torch import Tensor
 
@@ -180,7 +180,7 @@ def test_two_processes_leave_one_outcome_and_make_up_for_one_that_is_missing() -
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
 
     def launch() -> bytes:
-        done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120)
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=HANGS)
         assert done.returncode == 0, done.stderr
         return (RUN / "outcome.json").read_bytes()
 

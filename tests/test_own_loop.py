@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import HANGS, ROOT
 
 from launcher import checkpoint, overview, own_loop, slots
 
@@ -272,7 +272,7 @@ def killed_and_continued(folder: Path, times: int, chance: random.Random) -> int
             next(line for line in process.stdout if "committed" in line)
             time.sleep(chance.uniform(0, 0.3))
             process.kill()
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=HANGS)
         if process.returncode != -signal.SIGKILL:
             assert process.returncode == 0, output
             return kills

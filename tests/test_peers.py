@@ -14,6 +14,7 @@ from dataclasses import asdict
 from datetime import timedelta
 
 import pytest
+from conftest import HANGS, eventually
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from launcher import peers as peers_module
@@ -54,7 +55,7 @@ def child() -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
     made: list[subprocess.Popen[bytes]] = []
 
     def start() -> "subprocess.Popen[bytes]":
-        made.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]))
+        made.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]))
         return made[-1]
 
     yield start
@@ -164,7 +165,7 @@ def test_a_note_is_waited_for(three: list[Peers]) -> None:
         peers.show(1, 0)
     later = threading.Timer(0.2, three[1].fail, (RecipeError("late"), 3, ""))
     later.start()
-    found = three[0].wait_for_failure(20)
+    found = three[0].wait_for_failure(HANGS)
     assert found is not None
     assert found.problems == ["late"]
     later.join()
@@ -183,9 +184,7 @@ def test_the_note_of_a_process_that_is_gone_is_not_waited_for(
     sign(three[0], 1, pid=process.pid)
     process.kill()
     process.wait()
-    began = time.monotonic()
-    assert three[0].wait_for_failure(60) is None
-    assert time.monotonic() - began < 30
+    assert three[0].wait_for_failure(10 * HANGS) is None
 
 
 # ── signs ───────────────────────────────────────────────────────────────────────────────────────
@@ -219,10 +218,7 @@ def test_a_process_that_was_killed_is_gone(three: list[Peers], child: Start) -> 
     sign(three[0], 1, pid=process.pid, step=6)
     assert three[0].gone() == {}
     process.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while not three[0].gone():  # a zombie: nobody has asked for its exit code
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    eventually(three[0].gone)  # a zombie: nobody has asked for its exit code
     expected = {1: f"pid {process.pid} on {HERE}, last seen in step 7"}
     assert process.returncode is None
     assert three[0].gone() == expected
@@ -235,7 +231,7 @@ def test_a_process_whose_name_looks_like_a_state_lives(
 ) -> None:
     """`/proc/PID/stat` has the name in brackets before the state."""
     code = "import time\nopen('/proc/self/comm', 'w').write(') Z 1 (')\nprint('x', flush=True)\n" \
-           "time.sleep(100)"  # fmt: skip
+           "time.sleep(1000)"  # fmt: skip
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, command, write_recipe
+from conftest import HANGS, ROOT, command, write_recipe
 from PIL import Image
 
 from launcher import checkpoint, pictures, predict_verb, sources
@@ -277,7 +277,7 @@ def test_a_reader_who_leaves_ends_nothing_badly() -> None:
     saved(synthetic("test", 40, SHAPE, 4), "png")
     line = f"{sys.executable} -m launcher predict one png png png png | head -1"
     done = subprocess.run(
-        ["sh", "-c", line], capture_output=True, text=True, check=False, timeout=100,
+        ["sh", "-c", line], capture_output=True, text=True, check=False, timeout=HANGS,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     assert done.stdout.count("\n") == 1

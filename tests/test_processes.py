@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import HANGS
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,7 +124,7 @@ def launch(
     ran = subprocess.run(
         [*command, "launcher", "r.py", "name=run", "threads=1", *given],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
-        capture_output=True, text=True, timeout=180, check=False,
+        capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return folder / "checkpoints" / "run"
@@ -237,7 +238,7 @@ def test_a_refusal_is_said_once_and_ends_all_processes(tmp_path: Path) -> None:
         [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(machine), "-m",
          "launcher", "r.py", "batch_size=63"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert ran.returncode != 0
     assert ran.stderr.count("cannot be split evenly") == 1

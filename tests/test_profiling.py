@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, command, write_recipe
+from conftest import HANGS, ROOT, command, write_recipe
 
 from launcher.errors import SettingsError
 from launcher.profiling import PARTS, Found
@@ -132,7 +132,7 @@ def test_two_processes_write_a_trace_each_and_count_their_exchange(recipe: Path)
         done = subprocess.run(
             [*launch, *more, f"name={name}"],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, check=False, timeout=200,
+            capture_output=True, text=True, check=False, timeout=HANGS,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         outs.append(done.stdout)

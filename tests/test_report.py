@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, command, write_recipe
+from conftest import HANGS, ROOT, command, write_recipe
 
 from launcher import report
 from launcher.errors import CheckpointError
@@ -204,7 +204,7 @@ def test_a_run_ends_without_a_plotting_library() -> None:
          f"code = main([{str(write_recipe())!r}, 'name=r', 'threads=1'])\n"
          "loaded = {'matplotlib', 'PIL', 'jinja2'} & sys.modules.keys()\n"
          "sys.exit(f'{code} {loaded}' if code or loaded else 0)"],
-        capture_output=True, text=True, check=False, timeout=120, env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=HANGS, env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (CHECKPOINTS / "r/report.html").exists()
@@ -476,6 +476,6 @@ def test_the_verb_is_quick_and_imports_no_torch() -> None:
         [sys.executable, "-c", "import sys\nfrom launcher.cli import main\n"
          "code = main(['report', 'r'])\n"
          "sys.exit(code or 'torch' in sys.modules or 'numpy' in sys.modules)"],
-        capture_output=True, text=True, check=False, timeout=60, env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=HANGS, env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from conftest import command, write_recipe
+from conftest import HANGS, command, write_recipe
 from torch import Tensor, nn
 
 from launcher import checkpoint, storage, train
@@ -30,8 +30,7 @@ from launcher.snapshot import Snapshot
 from launcher.state import State
 
 RUN = Path("checkpoints/r")
-LONG = 20.0
-"""Seconds after which a test has failed: nothing takes as long."""
+LONG = HANGS
 
 
 class Gate(storage.Disk):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, members, write_recipe
+from conftest import HANGS, ROOT, eventually, members, write_recipe
 
 from launcher.stop import Asked, Stop
 
@@ -19,9 +19,15 @@ from launcher.stop import Asked, Stop
 SLOW = """
 import time
 
+steps = 0
+
 def loss(model, batch):
+    global steps
     if model.training:
-        time.sleep(float(os.environ.get("STEP_SECONDS", "0.02")))
+        steps += 1
+        time.sleep(0.02)
+        while steps == int(os.environ.get("WAIT_IN_STEP", "0")) and not os.path.exists("go"):
+            time.sleep(0.02)
     return losses.cross_entropy(model, batch)
 """
 RUN = Path("checkpoints/run")
@@ -87,13 +93,6 @@ def status() -> dict[str, object]:
     return document
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
 def training() -> bool:
     """Whether the first line of metrics is written."""
     path = RUN / "metrics.jsonl"
@@ -107,8 +106,8 @@ def trainers() -> list[int]:
 
 
 def end(run: subprocess.Popen[str]) -> str:
-    output, _ = run.communicate(timeout=60)
-    wait_for(lambda: not members())
+    output, _ = run.communicate(timeout=HANGS)
+    eventually(lambda: not members())
     return output
 
 
@@ -136,7 +135,7 @@ CPU = str(ROOT / "configs" / "machines" / "cpu.yaml")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_ends_with_75(run: Begin, number: signal.Signals) -> None:
     process = run()
-    wait_for(training)
+    eventually(training)
     process.send_signal(number)
     output = end(process)
     assert process.returncode == 75, output
@@ -150,12 +149,11 @@ def test_a_signal_saves_and_ends_with_75(run: Begin, number: signal.Signals) -> 
 def test_a_second_interrupt_ends_at_once_with_130(
     run: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STEP_SECONDS", "2")
+    monkeypatch.setenv("WAIT_IN_STEP", "2")
     process = run("log_every=1", "checkpoint_every=1")
-    wait_for(lambda: status().get("last_committed_step") == 1)
-    time.sleep(0.5)  # in the second step
+    eventually(lambda: status().get("last_committed_step") == 1)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
+    time.sleep(1)  # two that come at once may be one
     process.send_signal(signal.SIGINT)
     output = end(process)
     assert process.returncode == 130, output
@@ -163,12 +161,14 @@ def test_a_second_interrupt_ends_at_once_with_130(
 
 
 @pytest.mark.slow
-def test_sigusr1_saves_and_goes_on(run: Begin) -> None:
+def test_sigusr1_saves_and_goes_on(run: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WAIT_IN_STEP", "60")
     process = run("epochs=20")
-    wait_for(training)
+    eventually(training)
     process.send_signal(signal.SIGUSR1)
-    wait_for(lambda: status().get("last_committed_step"))
+    eventually(lambda: status().get("last_committed_step"))
     assert status()["state"] == "running"
+    Path("go").touch()
     output = end(process)
     assert process.returncode == 0, output
     assert status()["state"] == "finished"
@@ -186,10 +186,10 @@ def test_max_minutes_stops_in_good_order(run: Begin) -> None:
 def test_two_processes_stop_after_the_same_step(run: Begin) -> None:
     """Only one of them gets the signal."""
     process = run(by=TORCHRUN)
-    wait_for(training)
-    before = len((RUN / "metrics.jsonl").read_text().splitlines()) * 7
+    eventually(training)
     victim = max(trainers())
     os.kill(victim, signal.SIGTERM)
+    before = len((RUN / "metrics.jsonl").read_text().splitlines()) * 7
     output = end(process)
     about = status()
     assert (about["state"], about["code"]) == ("preempted", 75), output
@@ -202,7 +202,7 @@ def test_two_processes_stop_after_the_same_step(run: Begin) -> None:
 @pytest.mark.slow
 def test_sigterm_to_the_agent_reaches_both_processes(run: Begin) -> None:
     process = run(by=TORCHRUN)
-    wait_for(training)
+    eventually(training)
     process.send_signal(signal.SIGTERM)
     output = end(process)
     assert status()["state"] == "preempted", output
@@ -213,7 +213,7 @@ def test_sigterm_to_the_agent_reaches_both_processes(run: Begin) -> None:
 @pytest.mark.parametrize("machine", [CPU, CPU_2])
 def test_no_process_outlives_its_launcher(run: Begin, number: signal.Signals, machine: str) -> None:
     process = run(by=("accelerate.commands.launch", "--config_file", machine))
-    wait_for(training)
+    eventually(training)
     process.send_signal(number)
     output = end(process)
     assert status()["state"] == "preempted", output
@@ -230,7 +230,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(run: Begin, tmp_path:
     expected = bytes_of_last()
     RUN.rename("whole")
     process = run("epochs=20")
-    wait_for(training)
+    eventually(training)
     process.send_signal(signal.SIGTERM)
     end(process)
     assert process.returncode == 75
@@ -272,7 +272,7 @@ def test_a_signal_during_a_save_lets_it_end_and_saves_once_more(
     """A10."""
     monkeypatch.setenv("SLOW_DISK", "1")
     process = start("checkpoint_every=20", recipe=SLOW + SLOW_DISK)
-    wait_for(lambda: list(RUN.glob(".tmp-*/model.safetensors")))
+    eventually(lambda: list(RUN.glob(".tmp-*/model.safetensors")))
     process.send_signal(signal.SIGTERM)
     output = end(process)
     assert process.returncode == 75, output
@@ -287,16 +287,16 @@ def test_a_kill_soon_after_a_signal_leaves_the_checkpoint_before(
 ) -> None:
     """A11: the grace was too short for a slow disk. The next start clears up."""
     process = start("checkpoint_every=1000", recipe=SLOW + SLOW_DISK)
-    wait_for(training)
+    eventually(training)
     process.send_signal(signal.SIGTERM)
     end(process)
     first = status()["last_committed_step"]
+    written = (RUN / "metrics.jsonl").stat().st_size
     monkeypatch.setenv("SLOW_DISK", "1")
     process = start("checkpoint_every=1000", recipe=SLOW + SLOW_DISK)
-    wait_for(lambda: status()["state"] == "running")
-    time.sleep(1)
+    eventually(lambda: (RUN / "metrics.jsonl").stat().st_size > written)
     process.send_signal(signal.SIGTERM)
-    wait_for(lambda: list(RUN.glob(".tmp-*/model.safetensors")))
+    eventually(lambda: list(RUN.glob(".tmp-*/model.safetensors")))
     process.kill()
     end(process)
     assert status()["last_committed_step"] == first

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_recipe
+from conftest import HANGS, write_recipe
 from torch import nn
 
 from launcher import uncompiled
@@ -17,7 +17,7 @@ SLOW = ("sympy", "torch._dynamo.eval_frame", "torchvision", "sklearn", "wandb", 
 def in_a_new_interpreter(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

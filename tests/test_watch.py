@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import NoReturn, cast
 
 import pytest
-from conftest import ROOT, write_recipe
+from conftest import HANGS, ROOT, eventually, write_recipe
 
 from launcher import watch as watch_module
 from launcher.errors import DistributedError
@@ -362,22 +362,24 @@ def test_a_store_that_is_gone_does_not_end_the_watch(make: Make, clock: Clock) -
 
 # ── whole processes ─────────────────────────────────────────────────────────────────────────────
 
-SLEEPS = """
+STANDS_STILL = """
 import time
+from pathlib import Path
 
 def loss(model, batch):
     global passes
     passes += model.training
-    if passes == 3:
-        time.sleep({seconds})
+    while passes == 3 and not Path("go").exists():
+        time.sleep(0.02)
     return losses.cross_entropy(model, batch)
 
 passes = 0
 """
 
 
-def started(seconds: float, *arguments: str) -> subprocess.Popen[str]:
-    write_recipe(SLEEPS.format(seconds=seconds))
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """A run whose third step waits for a file."""
+    write_recipe(STANDS_STILL)
     return subprocess.Popen(
         [sys.executable, "-m", "launcher", "tiny.py", "name=run", "threads=1",
          "checkpoint_every=2", *arguments],
@@ -388,30 +390,30 @@ def started(seconds: float, *arguments: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_a_whole_run_that_stands_still_ends_with_code_9_and_a_status() -> None:
-    run = started(100, "timeout=2")
-    _, said = run.communicate(timeout=60)
+    run = started("timeout=6")
+    _, said = run.communicate(timeout=HANGS)
     assert run.returncode == 9
     assert "most recent call first" in said
     assert "tiny.py" in said, "the line that hangs is among the stacks"
-    assert "the run did nothing for 2 s, in step 3." in said
+    assert "the run did nothing for 6 s, in step 3." in said
     about = json.loads((RUN / "status.json").read_text())
     assert (about["state"], about["code"]) == ("failed", 9)
-    assert "did nothing for 2 s, in step 3" in about["reason"]
+    assert "did nothing for 6 s, in step 3" in about["reason"]
     assert about["last_committed_step"] == 2
     assert about["failures"] == 0, "the next attempt may be on a machine that works"
 
 
 @pytest.mark.slow
 def test_a_whole_run_that_was_suspended_goes_on() -> None:
-    """For 7 s, with a timeout of 3; the step itself takes 2."""
-    run = started(2, "timeout=3")
+    """For 9 s, with a timeout of 6, in the middle of a step."""
+    run = started("timeout=6")
     path = RUN / "status.json"
-    deadline = time.monotonic() + 60
-    while not path.exists() or json.loads(path.read_text())["last_committed_step"] != 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    eventually(lambda: path.exists() and json.loads(path.read_text())["last_committed_step"] == 2)
+    time.sleep(2)  # the watch looks twice a second: it has seen this step begin,
     run.send_signal(signal.SIGSTOP)
-    time.sleep(7)
+    time.sleep(9)
     run.send_signal(signal.SIGCONT)
-    _, said = run.communicate(timeout=60)
+    time.sleep(2)  # and sees it stand afterwards
+    Path("go").touch()
+    _, said = run.communicate(timeout=HANGS)
     assert run.returncode == 0, said
