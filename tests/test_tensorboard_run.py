@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_recipe
-from tracked import RUN, SLOW, begin, eventually, expected, steps, train
+from conftest import eventually
+from tracked import RUN, SLOW, begin, expected, patient_recipe, steps, train
 
 pytest.importorskip("tensorboard")
 
@@ -31,9 +31,9 @@ def in_metrics(tag: str) -> list[Any]:
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_is_whole_and_nothing_is_there_twice() -> None:
-    write_recipe(SLOW)
+    patient_recipe(SLOW)
     given = ("epochs=6", "log_every=1", "checkpoint_every=3", "tensorboard=true")
-    process = begin(*given, wandb="off")
+    process = begin(*given, wandb="off", env={"AWAITED": "go"})
     eventually(lambda: steps() >= 11 and list(RUN.glob("tensorboard/*")))
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -47,7 +47,7 @@ def test_a_run_that_was_killed_is_whole_and_nothing_is_there_twice() -> None:
 
 @pytest.mark.slow
 def test_going_back_writes_the_files_anew() -> None:
-    write_recipe()
+    patient_recipe()
     given = ("keep=5", "checkpoint_every=2", "tensorboard=true")
     train("log_every=1", *given, wandb="off")
     train("log_every=3", *given, "--resume", "4", wandb="off")

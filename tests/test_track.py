@@ -15,21 +15,23 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, command, write_recipe
+from conftest import HANGS, ROOT, command, eventually, write_recipe
 from faults.machine import Skipped, mounted
 from tracked import (
+    PATIENT,
     RUN,
     SLOW,
     begin,
     children,
-    eventually,
     expected,
     history,
     ids,
     numbers,
     parts,
+    patient_recipe,
     said,
     steps,
+    stopped,
     train,
     weights,
 )
@@ -61,13 +63,15 @@ def warnings(words: str) -> list[str]:
 @pytest.mark.slow
 def test_killed_again_and_again_it_is_one_run_without_a_hole_or_a_repeat() -> None:
     """G6: the kills come when there are records that no checkpoint holds."""
-    write_recipe(SLOW)
+    patient_recipe(SLOW)
     given = ("epochs=60", "log_every=1", "checkpoint_every=8", "evaluate_every=5")
     draws = random.Random(5)
     for _ in range(3):
         before = len(history())
-        process = begin(*given, env={"PAUSE": "0.1"})
+        Path("go").unlink(missing_ok=True)
+        process = begin(*given, env={"PAUSE": "0.1", "AWAITED": "go"})
         eventually(lambda: len(history()) > before)  # noqa: B023
+        Path("go").touch()
         time.sleep(draws.uniform(0.5, 1.5))
         process.kill()
         process.communicate()
@@ -80,14 +84,11 @@ def test_killed_again_and_again_it_is_one_run_without_a_hole_or_a_repeat() -> No
 
 @pytest.mark.slow
 def test_an_online_run_continues_behind_what_the_server_has(server: Stub) -> None:
-    write_recipe(SLOW)
+    patient_recipe(SLOW)
     env = at(server.url.replace("//", "//me:canary@"))
     given = ("epochs=5", "log_every=1", "checkpoint_every=3", "wandb_project=pro",
              "wandb_group=gro", "wandb_tags=[a, b]")  # fmt: skip
-    process = begin(*given, wandb="online", env=env)
-    eventually(lambda: steps() >= 8)
-    process.send_signal(signal.SIGTERM)
-    said(process, 75)
+    stopped(*given, wandb="online", env=env)
     words = train(*given, wandb="auto", env={**env, "WANDB_MODE": "online"})
     assert f"W&B has the run: {server.url}/me/pro/runs/" in words
     assert not warnings(words)
@@ -105,12 +106,9 @@ def test_an_online_run_continues_behind_what_the_server_has(server: Stub) -> Non
 
 @pytest.mark.slow
 def test_offline_parts_are_sent_by_the_first_attempt_that_is_online(server: Stub) -> None:
-    write_recipe(SLOW)
+    patient_recipe(SLOW)
     given = ("epochs=4", "log_every=1", "checkpoint_every=3")
-    process = begin(*given)
-    eventually(lambda: steps() >= 8)
-    process.send_signal(signal.SIGTERM)
-    said(process, 75)
+    stopped(*given)
     (part,) = parts()
     train(*given, wandb="online", env=at(server.url))
     ((_, rows),) = server.rows.items()
@@ -121,17 +119,14 @@ def test_offline_parts_are_sent_by_the_first_attempt_that_is_online(server: Stub
 @pytest.mark.slow
 def test_wandb_sync_of_all_offline_parts_gives_one_whole_run(server: Stub) -> None:
     """The line that the run says, with W&B's own command."""
-    write_recipe(SLOW)
+    patient_recipe(SLOW)
     given = ("epochs=5", "log_every=1", "checkpoint_every=3")
-    process = begin(*given)
-    eventually(lambda: steps() >= 8)
-    process.send_signal(signal.SIGTERM)
-    said(process, 75)
+    stopped(*given)
     line = train(*given).splitlines()[-1].partition("this sends the run there: wandb sync ")[2]
     assert len(parts()) == 2
     sync = subprocess.run(
         [sys.executable, "-m", "wandb", "sync", *map(str, Path().glob(line))],
-        env={**os.environ, **at(server.url)}, capture_output=True, timeout=120, check=False,
+        env={**os.environ, **at(server.url)}, capture_output=True, timeout=HANGS, check=False,
     )  # fmt: skip
     assert sync.returncode == 0, sync.stderr
     ((_, rows),) = server.rows.items()
@@ -141,7 +136,7 @@ def test_wandb_sync_of_all_offline_parts_gives_one_whole_run(server: Stub) -> No
 @pytest.mark.slow
 def test_going_back_to_an_older_checkpoint_begins_another_wandb_run() -> None:
     """What follows may contradict what was sent: here the lines come at other steps."""
-    write_recipe()
+    patient_recipe()
     train("log_every=1", "keep=5", "checkpoint_every=2")
     (first,) = ids()
     train("log_every=3", "--resume", "4", "evaluate_every=100")
@@ -158,7 +153,7 @@ def test_going_back_to_an_older_checkpoint_begins_another_wandb_run() -> None:
 def test_a_server_that_fails_costs_nothing_but_one_warning(server: Stub) -> None:
     """G1: it refuses, never answers, fails, or knows nobody. Training does not wait for it, and
     the run is whole offline."""
-    write_recipe(SLOW)
+    patient_recipe(SLOW)
     given = ("epochs=5", "log_every=1")
     with ExitStack() as held:
         hole, broken, closed = (held.enter_context(stub()) for _ in range(3))
@@ -187,14 +182,15 @@ def test_a_server_that_fails_costs_nothing_but_one_warning(server: Stub) -> None
 @pytest.mark.slow
 def test_a_full_disk_for_wandb_is_one_warning() -> None:
     """G2. The client itself would say nothing."""
-    write_recipe(SLOW)
+    patient_recipe(SLOW)
     train("epochs=30", "log_every=1", wandb="off")
     place = Path("place")
     try:
         with mounted(place, "size=3m"):
-            process = begin("epochs=30", "log_every=1", name="full", env={"WANDB_DIR": str(place)})
+            env = {"WANDB_DIR": str(place), "AWAITED": "place/filler"}
+            process = begin("epochs=30", "log_every=1", name="full", env=env)
             run = Path("checkpoints/full")
-            eventually(lambda: steps(run) >= 20)
+            eventually(lambda: list(place.glob("wandb/*/*.wandb")) and steps(run) >= 10)
             (place / "filler").write_bytes(b"x" * 2_300_000)
             words = said(process)
     except Skipped as why:
@@ -207,7 +203,7 @@ def test_a_full_disk_for_wandb_is_one_warning() -> None:
 
 def test_a_wandb_folder_that_cannot_be_written_is_one_warning() -> None:
     """G2: the client would take a temporary folder instead, which nobody finds."""
-    write_recipe()
+    patient_recipe()
     place = Path("place")
     place.touch()
     words = train(env={"WANDB_DIR": str(place)})
@@ -241,16 +237,16 @@ def test_a_tracker_that_dies_or_hangs_changes_nothing(
         hit.extend(pid for pid, words in children(os.getpid()).items() if whom in words)
         for pid in hit:
             os.kill(pid, number)
+        Path("struck").touch()
 
     thread = meanwhile(strike)
-    begun = time.monotonic()
+    monkeypatch.setenv("AWAITED", "struck")
     assert command(recipe, *given, "name=r", "wandb=offline") == 0
     thread.join()
     for pid in hit:  # W&B's service is a session of its own: stopped, it would stay for ever
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert len(hit) == 1
-    assert time.monotonic() - begun < 60
     words = capfd.readouterr().out
     assert len(warnings(words)) == 1, words
     assert len(expected()) == 80
@@ -262,11 +258,12 @@ def test_a_tracker_that_dies_or_hangs_changes_nothing(
 def test_a_slow_server_does_not_slow_training_and_the_rest_is_left_to_wandb_sync(
     server: Stub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """G4: five seconds an answer, once it has begun."""
+    """G4: a minute for an answer, once it has begun."""
 
     def slow_down() -> None:
         eventually(lambda: server.names)
-        server.delay = 5.0
+        server.delay = 60.0
+        Path("slow").touch()
 
     thread = meanwhile(slow_down)
     monkeypatch.setattr(track, "PATIENCE", 14.0)
@@ -276,10 +273,13 @@ def test_a_slow_server_does_not_slow_training_and_the_rest_is_left_to_wandb_sync
     given = ("epochs=10", "log_every=1", "threads=1")
     took = {}
     for name, mode in (("off", "off"), ("r", "online")):
+        if mode == "online":
+            monkeypatch.setenv("AWAITED", "slow")
         assert command(recipe, *given, f"name={name}", f"wandb={mode}") == 0
-        took[name] = expected(Path("checkpoints") / name)[-1]["seconds"]
+        rows = expected(Path("checkpoints") / name)
+        took[name] = rows[-1]["seconds"] - rows[12]["seconds"]
     thread.join()
-    assert took["r"] < took["off"] + 4.0, "less than one answer"
+    assert took["r"] < took["off"] + 30.0, "less than one answer"
     words = capfd.readouterr().out
     assert "waiting for wandb, 14 s at most; Ctrl-C ends that" in words
     assert re.search(r"wandb sync \S*checkpoints/r/wandb/\*?run-", words), words
@@ -289,13 +289,12 @@ def test_a_slow_server_does_not_slow_training_and_the_rest_is_left_to_wandb_sync
     assert len(there) >= len(expected()) - 1
 
 
-# A run that would wait longer than any test, and writes its report when it is told.
-PATIENT = """
+# It writes its report when it is told.
+REPORTS_LATE = """
 import time
 from pathlib import Path
-from launcher import report, track
+from launcher import report
 
-track.PATIENCE = 1000.0
 write = report.write
 
 def write_when_told(folder):
@@ -310,7 +309,7 @@ report.write = write_when_told
 
 def finished_without_its_tracker() -> subprocess.Popen[str]:
     """A run that has finished and writes its report, while its tracker stands still."""
-    write_recipe(PATIENT)
+    patient_recipe(REPORTS_LATE)
     process = begin()
     eventually(Path("reporting").exists)
     follower, *_ = [pid for pid, words in children(process.pid).items() if "follower" in words]
@@ -358,7 +357,7 @@ def test_a_second_run_in_the_same_folder_is_refused_and_begins_no_tracker() -> N
 @pytest.mark.slow
 def test_no_secret_reaches_a_file_a_tracker_or_the_screen(tmp_path: Path) -> None:
     """H7: planted in the environment, the command line and a config; nor does the command line."""
-    path = write_recipe()
+    path = write_recipe(PATIENT)
     fields = 'width: int = 8\n    api_key: str = ""\n    hub_token: str = ""\n'
     path.write_text(path.read_text().replace("width: int = 8\n", fields))
     config = tmp_path.with_name(f"{tmp_path.name}-hf-home") / "secret.yaml"

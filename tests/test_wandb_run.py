@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, write_recipe
-from tracked import RUN, expected, history, ids, numbers, parts, train
+from conftest import ROOT
+from tracked import RUN, expected, history, ids, numbers, parts, patient_recipe, train
 
 from launcher import cli, wandb_file
 from launcher.wandb_run import config
 
 
 def test_every_metric_is_there_once_and_in_order_and_the_config_is_whole() -> None:
-    write_recipe()
+    patient_recipe()
     said = train("lr=0.1", "log_every=1")
     assert "wandb    offline (wandb=offline): wandb sync checkpoints/r/wandb/offline-run-*" in said
     assert said.splitlines()[-1].endswith(
@@ -46,7 +46,7 @@ def test_pictures_the_confusion_matrix_and_the_best_checkpoint_go_along() -> Non
     """All in the run's folder, for `wandb sync` to find."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-    write_recipe()
+    patient_recipe()
     train("wandb_artifact=true")
     outcome = json.loads((RUN / "outcome.json").read_text())
     rows = history()
@@ -76,7 +76,7 @@ def test_pictures_the_confusion_matrix_and_the_best_checkpoint_go_along() -> Non
 @pytest.mark.slow
 def test_a_trial_of_a_sweep_is_the_run_that_the_agent_waits_for() -> None:
     """The agent gives the id; without it the same command goes on with the same run."""
-    write_recipe()
+    patient_recipe()
     Path("sweep.yaml").write_text("wandb_version: 1\nlr:\n  value: 0.1\n")
     env = {"WANDB_SWEEP_ID": "s", "WANDB_RUN_ID": "trial1", "WANDB_SWEEP_PARAM_PATH": "sweep.yaml"}
     train("lr=0.1", "max_minutes=0.0001", env=env, code=75)

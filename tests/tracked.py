@@ -3,28 +3,48 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conftest import ROOT
+from conftest import HANGS, ROOT, eventually, write_recipe
 
 from launcher import wandb_file
 
 RUN = Path("checkpoints/r")
 
 
-# Steps take a while, so that there is time to do something to a tracker.
+# Steps take a while, so that there is time to do something to a tracker; the twelfth may wait for a
+# file, so that there is time enough.
 SLOW = """
 import time
 
+steps = 0
+
 def loss(model, batch):
+    global steps
     time.sleep(float(os.environ.get("PAUSE", "0.03")) * model.training)
+    steps += model.training
+    while steps == 12 and not os.path.exists(os.environ.get("AWAITED", ".")):
+        time.sleep(0.02)
     return losses.cross_entropy(model, batch)
 """
+
+
+# On a busy machine a tracker, which gives way to everything else, takes its time.
+PATIENT = """
+from launcher import track
+
+track.PATIENCE = 1000.0
+"""
+
+
+def patient_recipe(extra: str = "") -> None:
+    """A recipe for processes of their own: it changes the launcher."""
+    write_recipe(f"{extra}\n{PATIENT}")
 
 
 def begin(
@@ -41,7 +61,7 @@ def begin(
 
 def said(process: subprocess.Popen[str], code: int = 0) -> str:
     """What a process said until its end."""
-    words, _ = process.communicate(timeout=200)
+    words, _ = process.communicate(timeout=HANGS)
     assert process.returncode == code, words
     return words
 
@@ -53,12 +73,13 @@ def train(
     return said(begin(*given, wandb=wandb, env=env), code)
 
 
-def eventually(what: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait until something is so."""
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.02)
+def stopped(*given: str, wandb: str = "offline", env: Mapping[str, str] | None = None) -> None:
+    """A run of SLOW that is stopped after its twelfth step, when its tracker has begun."""
+    process = begin(*given, wandb=wandb, env={**(env or {}), "AWAITED": "go"})
+    eventually(lambda: steps() >= 11 and parts())
+    process.send_signal(signal.SIGTERM)
+    Path("go").touch()
+    said(process, 75)
 
 
 def steps(run: Path = RUN) -> int:
