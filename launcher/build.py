@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from launcher import layout as layouts
 from launcher import pretrained, rng, sources, uncompiled
 from launcher import recipe as recipes
 from launcher.data import Batch, Data, Resident, assemble
@@ -56,6 +57,8 @@ class Parts:
     """Of the weights, which evaluations use; None unless the hyperparameters ask for it."""
     began_with: str
     """The hash of the weights that the model was made with; empty for random ones."""
+    layout: layouts.Layout
+    """Of the filters of convolutions."""
 
     def sample(self, part: str) -> Batch:
         """A batch of at most two samples of `train` or `test`, as the model would get it."""
@@ -103,13 +106,24 @@ def build(
     pretrained.used.set("")
     model: nn.Module = recipes.call(loaded, "model", nn.Module, hparams, data)
     model = model.to(world.device)
+    layout = layouts.choose(
+        settings.layout, model, world.device, world.threads, plan.micro_batch_size
+    )
+    model = layouts.arrange(model, layout)
     _check_model(loaded, model)
     optimizer: Optimizer = recipes.call(loaded, "optimizer", Optimizer, hparams, model)
     _check_optimizer(loaded, model, optimizer)
     recipes.call(loaded, "schedule", float, hparams, plan.progress(0))
     resident = _resident(settings, data, world.device)
     data = data.on(world.device, resident=resident)
-    names = preflight(loaded, data, model, world.device)
+    try:
+        names = preflight(loaded, data, model, world.device)
+    except RecipeError:
+        if settings.layout != "auto" or layout != "channels_last":
+            raise
+        # A `view` of what lies channels last, perhaps: then the model stays as it was made.
+        layout = layouts.restore(model)
+        names = preflight(loaded, data, model, world.device)
     monitor = chosen(settings.monitor, names, loaded.recipe.better)
     base_lrs = tuple(float(group["lr"]) for group in optimizer.param_groups)
     groups = group_values(optimizer)
@@ -117,7 +131,7 @@ def build(
         loaded, hparams, settings, world, data, model, optimizer, base_lrs, groups, plan, resident,
         Loaders.of(loaded, hparams, settings, world, data, plan, resident=resident), monitor,
         None if hparams.ema is None else Average(model, hparams.ema),
-        pretrained.used.get(),
+        pretrained.used.get(), layout,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -13,11 +13,16 @@ from launcher import record, settings, storage
 from launcher.build import RESIDENT_SHARE, Parts
 from launcher.documents import read_json
 from launcher.launch import hidden_config
+from launcher.layout import Layout
 from launcher.live import duration
 from launcher.request import Request
 from launcher.screen import Screen, overall, shown
 from launcher.settings import Origins
 from launcher.trained import Trained
+
+_LAYOUTS: Final[dict[Layout, str]] = {
+    "contiguous": "", "channels_last": ", channels last", "native": ", without oneDNN",
+}  # fmt: skip
 
 
 def run(
@@ -33,6 +38,7 @@ def run(
         "micro_batch_size": parts.plan.micro_batch_size,
         "precision": parts.world.precision,
         "compile": parts.settings.compile,
+        "layout": parts.layout,
         "tf32": parts.settings.tf32,
         "torch": torch.__version__,
         "identity": dict(identity),
@@ -145,7 +151,8 @@ def banner(
     screen.facts(
         f"{request.name}: {start}",
         {
-            "model": f"{type(parts.model).__name__}, {parameters(parts):,} parameters",
+            "model": f"{type(parts.model).__name__}, {parameters(parts):,} parameters"
+            + _LAYOUTS[parts.layout],
             "data": f"{plan.samples:,} training and {len(test):,} test samples of "
             f"{' x '.join(map(str, parts.data.shape))}, {len(parts.data.classes)} classes"
             + resident(parts),

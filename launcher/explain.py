@@ -60,6 +60,11 @@ def explained(
             f"processes (DDP) must know of: give find_unused_parameters=true, or use all of them "
             f"in every pass."
         )
+    if isinstance(error, RuntimeError) and "view size is not compatible" in f"{error}":
+        refusal = blame(path, error, "the recipe")
+        refusal.args = (f"{refusal} What lies channels last has no such view: use reshape or "
+                        f"flatten, or give layout=contiguous.",)  # fmt: skip
+        return refusal
     if _is_about_the_others(error):
         said = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
         return DistributedError(

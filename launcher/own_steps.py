@@ -44,7 +44,7 @@ class OwnLoop(Generic[H]):
     groups: Sequence[Mapping[str, Any]]
     data: Data
     plan: Plan
-    monitor = average = None  # nothing is evaluated
+    monitor = average = layout = None  # nothing is evaluated, and models are the script's
     began_with = ""
 
     def __init__(

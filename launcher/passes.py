@@ -25,6 +25,7 @@ from launcher import draws
 from launcher.buffers import StepAverage
 from launcher.build import Parts
 from launcher.data import Batch
+from launcher.layout import computing
 from launcher.plan import Seeds, Ticket
 
 _SYNC = nullcontext()
@@ -43,7 +44,7 @@ class Passes:
         self._seed, self._passes = plan.seed, plan.accumulation
         self._share = 1 / plan.accumulation
         self._parameters = tuple(parts.model.parameters())
-        self._plain = world.precision == "no"
+        self._plain, self._layout = world.precision == "no", parts.layout
         self._buffers = StepAverage(
             parts.model, plan.accumulation, world.processes, remember=repeatable
         )
@@ -52,16 +53,17 @@ class Passes:
         """All passes of one step. Returns each one's mean loss, a scalar on the device."""
         world, buffers, losses = self._world, self._buffers, []
         buffers.begin_step()
-        for number in range(1, self._passes + 1):
-            ticket, batch = next(micro_batches)
-            if self.first is not None:
-                self._try(ticket, batch)
-            self._begin(ticket)
-            buffers.begin_pass()
-            with _SYNC if number == self._passes else world.no_sync(self.wrapped):
-                loss = self.compute(batch)
-            buffers.end_pass()
-            losses.append(loss.detach())
+        with computing(self._layout):
+            for number in range(1, self._passes + 1):
+                ticket, batch = next(micro_batches)
+                if self.first is not None:
+                    self._try(ticket, batch)
+                self._begin(ticket)
+                buffers.begin_pass()
+                with _SYNC if number == self._passes else world.no_sync(self.wrapped):
+                    loss = self.compute(batch)
+                buffers.end_pass()
+                losses.append(loss.detach())
         buffers.end_step(world.total)
         return losses
 

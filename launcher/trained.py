@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from launcher.data import Data
 from launcher.ema import Average
+from launcher.layout import Layout
 from launcher.monitor import Monitor
 from launcher.plan import Plan
 from launcher.settings import Hparams, RunSettings
@@ -39,6 +40,10 @@ class Trained(Protocol):
     @property
     def began_with(self) -> str:
         """The hash of the weights that the model was made with; empty for random ones."""
+
+    @property
+    def layout(self) -> Layout | None:
+        """Of the filters of convolutions, where it is ours to say."""
 
     @property
     def average(self) -> Average | None:

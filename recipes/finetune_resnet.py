@@ -82,7 +82,7 @@ def model(hparams: FinetuneHparams, data: Data) -> nn.Module:
         pretrained.load(network, hparams.weights, head="fc")
     if hparams.frozen:
         pretrained.freeze(network, head="fc")
-    return network.to(memory_format=torch.channels_last)
+    return network
 
 
 def optimizer(hparams: FinetuneHparams, model: nn.Module) -> torch.optim.Optimizer:

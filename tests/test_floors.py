@@ -80,7 +80,7 @@ FLOORS: list[set[str]] = [
     }
     | {"places", "fitting"}
     | {"loader", "loaders", "train", "trained", "tuned", "passes", "profiling", "graphs", "ways"}
-    | {"update"}
+    | {"update", "layout"}
     | {"verdicts"},
     {"describe", "explain", "resume", "run", "show", "help", "cli", "__main__", ""}
     | {"data_verb", "runs_verb", "compare_verb", "completion_verb", "own_loop", "own_steps"}
@@ -163,10 +163,10 @@ BESIDE: dict[str, set[str]] = {
     "evaluate": {"verdicts"},
     "loaders": {"evaluate", "loader", "strategy", "tuned"},
     "ahead": {"data"},
-    "build": {"evaluate", "loaders", "strategy"},
+    "build": {"evaluate", "layout", "loaders", "strategy"},
     "saver": {"guard", "trained"},
-    "trained": {"strategy"},
-    "passes": {"build"},
+    "trained": {"layout", "strategy"},
+    "passes": {"build", "layout"},
     "ways": {"build", "graphs", "passes"},
     "fitting": {"build", "passes"},
     "update": {"build", "graphs", "guard", "meter", "passes", "ways"},

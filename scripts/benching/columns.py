@@ -53,7 +53,7 @@ class Ticking(Screen):
 def launcher(job: Job, workers: int, clock: Clock, order: Sequence[int] | None) -> nn.Module:
     """The launcher's own loop, with its guard, its metrics every 50 steps and its signals."""
     parts = job.parts
-    model = job.model()
+    model = job.model(arranged=True)
     optimizer = job.counted(parts.recipe.optimizer(parts.hparams, model))
     settings = replace(parts.settings, workers=workers)
     if job.counting is not None:  # a trial of recording computes, too, and hooks are not recorded

@@ -46,7 +46,7 @@ def peak(asked: Namespace) -> Found:
         with ready(row, asked) as job:
             rate = statistics.median(window(job, "launcher", 0) for _ in range(job.row.windows))
             batch = job.parts.sample("train")
-            model = job.model()
+            model = job.model(arranged=True)
             with FlopCounterMode(display=False) as counter:
                 F.cross_entropy(model(batch["image"]), batch["label"]).backward()  # type: ignore[no-untyped-call]
             each = counter.get_total_flops() / len(batch["label"])

@@ -77,9 +77,12 @@ class Job:
         """Whether images are decoded one by one."""
         return not isinstance(self.parts.data.train.source, sources.Arrays)
 
-    def model(self) -> nn.Module:
-        """The first weights, in a model of its own."""
+    def model(self, *, arranged: bool = False) -> nn.Module:
+        """The first weights, in a model of its own: as the recipe made it, or as the launcher
+        arranges it in memory."""
         model = copy.deepcopy(self.parts.model).train()
+        if not arranged:
+            model = model.to(memory_format=torch.contiguous_format)
         if self.counting is not None:
             count = self.counting
 

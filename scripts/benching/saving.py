@@ -73,7 +73,7 @@ def _add(found: Found, job: Job, every: int) -> None:
 def _window(job: Job, folder: Path, every: int) -> tuple[float, float]:
     """Seconds on the clock and of the processor, of all threads, for one window."""
     clock = Clock(job.row.warmup, job.row.steps, job.device)
-    model = job.model()
+    model = job.model(arranged=True)
     parts = replace(
         job.parts, model=model, optimizer=job.parts.recipe.optimizer(job.parts.hparams, model),
         settings=replace(job.parts.settings, checkpoint_every=str(every)),

@@ -49,8 +49,7 @@ def model(hparams: WorkloadHparams, data: Data) -> nn.Module:
     if hparams.network == "mlp":
         return models.MLP(math.prod(data.shape), classes, (256,))
     if hparams.network == "resnet34":
-        # As the shipped recipe has it, for all columns.
-        return models.resnet34(classes, channels).to(memory_format=torch.channels_last)
+        return models.resnet34(classes, channels)
     return models.LeNet(classes, channels)
 
 
