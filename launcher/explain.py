@@ -61,9 +61,12 @@ def explained(
             f"in every pass."
         )
     if isinstance(error, RuntimeError) and "view size is not compatible" in f"{error}":
-        refusal = blame(path, error, "the recipe")
-        refusal.args = (f"{refusal} What lies channels last has no such view: use reshape or "
-                        f"flatten, or give layout=contiguous.",)  # fmt: skip
+        blamed = blame(path, error, "the recipe")
+        refusal = RecipeError(
+            f"{blamed} What lies channels last has no such view: use reshape or flatten, or give "
+            f"layout=contiguous."
+        )
+        refusal.frames = blamed.frames
         return refusal
     if _is_about_the_others(error):
         said = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
