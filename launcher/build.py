@@ -106,6 +106,12 @@ def build(
     pretrained.used.set("")
     model: nn.Module = recipes.call(loaded, "model", nn.Module, hparams, data)
     model = model.to(world.device)
+    if (
+        world.device.type == "cpu"
+        and settings.threads == "auto"
+        and layouts.tiny(model, plan.micro_batch_size)
+    ):
+        world = world.on_one_thread()
     layout = layouts.choose(
         settings.layout, model, world.device, world.threads, plan.micro_batch_size
     )

@@ -32,11 +32,15 @@ def choose(
         return asked
     if not any(isinstance(part, nn.Conv2d) for part in model.modules()):
         return "contiguous"
-    size = sum(p.numel() for p in model.parameters())
     if device.type == "cpu":
-        tiny = threads == 1 and micro_batch_size <= FEW_IMAGES and size <= SMALL
-        return "native" if tiny else "channels_last"
-    return "channels_last" if device.type == "cuda" and size > LARGE else "contiguous"
+        alone = threads == 1 and tiny(model, micro_batch_size)
+        return "native" if alone else "channels_last"
+    return "channels_last" if device.type == "cuda" and _size(model) > LARGE else "contiguous"
+
+
+def tiny(model: nn.Module, micro_batch_size: int) -> bool:
+    """Whether a pass is so short that a second thread takes longer than it helps."""
+    return micro_batch_size <= FEW_IMAGES and _size(model) <= SMALL
 
 
 def arrange(model: nn.Module, layout: Layout) -> nn.Module:
@@ -67,3 +71,7 @@ def _without_onednn() -> Iterator[None]:
 
 
 _AS_IT_IS: Final = nullcontext()
+
+
+def _size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -64,7 +64,8 @@ def read(folder: Path, given: Iterable[Given] = ()) -> Run:
         known = document["identity"]["recipe"]
         hparams = {key: entry["value"] for key, entry in document["hyperparameters"].items()}
         stored = {key: entry["value"] for key, entry in document["run_settings"].items()}
-        threads = (document.get("attempts") or [{}])[-1].get("threads")
+        last = (document.get("attempts") or [{}])[-1]
+        taken = {key: last.get(key) for key in ("threads", "layout")}
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}/run.json is not as a run leaves it: {error!r}.") from error
     loaded = load(path)
@@ -79,19 +80,22 @@ def read(folder: Path, given: Iterable[Given] = ()) -> Run:
         raise CheckpointError(
             f"the hyperparameters in {folder}/run.json do not fit its recipe.py: {error}"
         ) from error
-    return Run(folder, document, loaded, found, _settings(stored, threads, list(given)))
+    return Run(folder, document, loaded, found, _settings(stored, taken, list(given)))
 
 
-def _settings(stored: dict[str, Any], threads: int | None, given: list[Given]) -> RunSettings:
+def _settings(stored: dict[str, Any], taken: dict[str, Any], given: list[Given]) -> RunSettings:
     """The run's own settings, with those of now over them.
 
-    As many threads as the run had, where the machine has them: sums depend on it in the last bit.
+    What `auto` came to is kept, as many threads as the machine has: sums depend on it in the last
+    bit.
     """
     names = [field.name for field in fields(RunSettings)]
     own = [Given(key, value, None, "run.json") for key, value in stored.items()
            if key in names and key not in _NOT_KEPT]  # fmt: skip
-    if threads and stored.get("threads") == "auto":
-        own.append(Given("threads", min(threads, len(os.sched_getaffinity(0))), None, "run.json"))
+    if taken["threads"]:
+        taken["threads"] = min(taken["threads"], len(os.sched_getaffinity(0)))
+    own += [Given(key, value, None, "run.json") for key, value in taken.items()
+            if value and stored.get(key) == "auto"]  # fmt: skip
     found, _ = settings.resolve_run([*own, *given])
     return found
 

@@ -77,7 +77,8 @@ class RunSettings:
     """Keep data that is in memory on the device: auto (when it takes at most a quarter of the
     device's free memory), true, false."""
     threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
-    """CPU threads per process; auto: cores / processes on a CPU, torch's default beside a GPU."""
+    """CPU threads per process; auto: on a CPU cores / processes, or one for small networks in
+    micro-batches of at most 4; beside a GPU torch's default."""
     strategy: Literal["auto", "ddp", "dp"] = "auto"
     """auto: DDP when several processes were launched, DataParallel when one process sees several
     GPUs."""

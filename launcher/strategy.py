@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Final, Literal
 
@@ -55,6 +55,11 @@ class World:
     @property
     def is_main(self) -> bool:
         return self.process == 0
+
+    def on_one_thread(self) -> "World":
+        """The same, with one CPU thread for this process."""
+        torch.set_num_threads(1)
+        return replace(self, threads=1)
 
     def prepare(
         self, model: nn.Module, optimizer: Optimizer, *, sync_batchnorm: bool

@@ -1,6 +1,7 @@
 """Where filters lie and who computes convolutions: chosen by sizes, with the same results."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,23 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(kind: str
         assert torch.equal(weights("r")[name], value)
 
 
-def test_evaluate_gives_the_score_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(LENET, *GIVEN, "name=r", "threads=1") == 0
+def test_small_networks_take_one_thread_of_several(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.set_num_threads(2)
+    assert command(LENET, *GIVEN, "name=few") == 0
+    assert "1 thread each" in capsys.readouterr().out
+    assert torch.get_num_threads() == 1
+    assert command(LENET, *GIVEN, "name=given", "threads=2") == 0
+    assert "2 threads each" in capsys.readouterr().out
+    assert command(LENET, *GIVEN, "name=many", "batch_size=16") == 0
+    cores = len(os.sched_getaffinity(0))
+    assert f"{cores} thread" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("threads", ["auto", "1", "2"])
+def test_evaluate_gives_the_score_of_the_run(
+    threads: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(LENET, *GIVEN, "name=r", f"threads={threads}") == 0
     scores = json.loads(Path("checkpoints/r/status.json").read_text())["result"]["scores"]
     capsys.readouterr()
     assert command("evaluate", "checkpoints/r", "--json") == 0
