@@ -5,6 +5,7 @@ And two helpers for tests of whole runs: `write_recipe` and `command`.
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,10 @@ from hypothesis import HealthCheck, settings
 # A busy machine is slow, and that is no failure.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+# A shell starts what runs beside it with Ctrl-C ignored, and what a test starts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HANGS = 300.0
 """Seconds after which what is waited for hangs; no test says more about time. A machine that has
