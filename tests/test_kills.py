@@ -40,5 +40,5 @@ def test_kills_of_one_process_of_two_or_of_both_change_nothing() -> None:
     [("optimizer", "torn"), ("seeds", "torn"), ("restore", "restart"), ("rename", "torn")],
 )
 def test_a_mechanism_that_is_off_is_noticed(without: str, kind: str) -> None:
-    (tally,) = lay(seed=5, count=12, only="mlp, 1", without=(without,)).values()
+    (tally,) = lay(seed=5, count=60, only="mlp, 1", without=(without,), until=kind).values()
     assert tally.violations[kind]

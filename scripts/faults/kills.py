@@ -56,14 +56,14 @@ class Siege:
         self._seconds = {False: self._whole(fresh=False)}
         self._reference = Reference.of(self._run)
 
-    def lay(self, kills: int) -> None:
-        """Do so many kills, and let the last chain end."""
+    def lay(self, kills: int, until: str = "") -> None:
+        """Do so many kills, and let the last chain end; no more after a violation of one kind."""
         began = time.monotonic()
         self._seconds[True] = self._whole(fresh=True)
         if final(self._run) != self._reference.result:
             self._report(-1, 0, [self.tally.violated("different", "a new interpreter's result")])
         number = 0
-        while self.tally.kills.total() < kills:
+        while self.tally.kills.total() < kills and not self.tally.violations[until]:
             self._chain(number, kills)
             number += 1
         self.tally.seconds = time.monotonic() - began
@@ -194,8 +194,11 @@ def _words(one: Row) -> str:
     return f"{one.mode}, {one.what}: {one.count} kills, {one.violations} wrong; {one.found}"
 
 
-def lay(seed: int, count: int, only: str = "", without: tuple[str, ...] = ()) -> dict[str, Tally]:
-    """So many kills over the workloads whose label begins with `only`; what each showed."""
+def lay(
+    seed: int, count: int, only: str = "", without: tuple[str, ...] = (), until: str = ""
+) -> dict[str, Tally]:
+    """So many kills over the workloads whose label begins with `only`, of each no more after a
+    violation of the kind `until`; what each showed."""
     chosen = [workload for workload in WORKLOADS if workload.label.startswith(only)]
     share = sum(workload.share for workload in chosen)
     tallies = {}
@@ -204,7 +207,7 @@ def lay(seed: int, count: int, only: str = "", without: tuple[str, ...] = ()) ->
             for number, workload in enumerate(chosen):
                 folder = Path(place) / str(number)
                 siege = Siege(nursery, workload, folder, seed)
-                siege.lay(max(1, round(count * workload.share / share)))
+                siege.lay(max(1, round(count * workload.share / share)), until)
                 tallies[workload.label] = siege.tally
                 screen.text(_words(row(workload.label, siege.tally)))
                 shutil.rmtree(folder)
