@@ -306,3 +306,17 @@ def test_a_kill_soon_after_a_signal_leaves_the_checkpoint_before(
     assert process.returncode == 75, output
     assert f"continues at step {first} of" in output
     assert not list(RUN.glob(".t*"))
+
+
+def test_a_run_that_outlives_its_terminal_does_not_hear_that_it_closed() -> None:
+    """As `nohup` starts it; without that SIGHUP is taken."""
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        for handler, taken in ((signal.SIG_IGN, False), (signal.SIG_DFL, True)):
+            signal.signal(signal.SIGHUP, handler)
+            with Stop(1, str) as stop:
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert (stop.agreed(1) is Asked.STOP) is taken
+            assert signal.getsignal(signal.SIGHUP) is handler
+    finally:
+        signal.signal(signal.SIGHUP, before)
