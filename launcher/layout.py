@@ -19,7 +19,8 @@ FEW_IMAGES: Final = 4
 SMALL: Final = 100_000
 """Parameters of a network whose convolutions of few images are short."""
 LARGE: Final = 4_000_000
-"""Parameters above which a GPU is taken to compute for longer than it rearranges."""
+"""Parameters above which a GPU is taken to compute for longer than it waits for the host: with up
+to so many it replays what was recorded, with more another layout pays."""
 
 
 def choose(
@@ -35,12 +36,12 @@ def choose(
     if device.type == "cpu":
         alone = threads == 1 and tiny(model, micro_batch_size)
         return "native" if alone else "channels_last"
-    return "channels_last" if device.type == "cuda" and _size(model) > LARGE else "contiguous"
+    return "channels_last" if device.type == "cuda" and size(model) > LARGE else "contiguous"
 
 
 def tiny(model: nn.Module, micro_batch_size: int) -> bool:
     """Whether a pass is so short that a second thread takes longer than it helps."""
-    return micro_batch_size <= FEW_IMAGES and _size(model) <= SMALL
+    return micro_batch_size <= FEW_IMAGES and size(model) <= SMALL
 
 
 def arrange(model: nn.Module, layout: Layout) -> nn.Module:
@@ -73,5 +74,6 @@ def _without_onednn() -> Iterator[None]:
 _AS_IT_IS: Final = nullcontext()
 
 
-def _size(model: nn.Module) -> int:
+def size(model: nn.Module) -> int:
+    """Its parameters, each counted once."""
     return sum(p.numel() for p in model.parameters())

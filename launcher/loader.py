@@ -10,7 +10,6 @@ hyperparameters as JSON and calls `recipe.data` itself: nothing of a recipe is p
 """
 
 import ctypes
-import os
 import signal
 import sys
 import threading
@@ -24,7 +23,7 @@ from typing import Any, Final, Literal
 import torch
 from torch.utils.data import DataLoader
 
-from launcher import recipe, settings, sources
+from launcher import recipe, settings, sources, storage
 from launcher.data import Batch, Drawn, Source, Task, gathered
 from launcher.errors import DataError, LauncherError
 
@@ -208,8 +207,7 @@ def check_shared_memory(batch: Batch, workers: int, prefetch: int = PREFETCH) ->
 
 
 def _free() -> int:
-    about = os.statvfs(_SHARED)
-    return about.f_bavail * about.f_frsize
+    return storage.free(_SHARED)
 
 
 def _begin_worker(number: int) -> None:

@@ -13,14 +13,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from launcher import draws, graphs
+from launcher import draws, graphs, layout
 from launcher.build import Parts
 from launcher.data import Batch
 from launcher.passes import Passes
 from launcher.plan import Ticket
 
-SMALL: Final = 4_000_000
-"""Parameters up to which starting kernels is taken to cost more than what they compute."""
 TOLERANCE: Final = {"no": 1e-3, "bf16": 5e-2}
 """By precision: the distance of two losses, and of two gradients over all parameters, relative to
 the plain one. Kernels that are fused or chosen otherwise round otherwise."""
@@ -54,8 +52,8 @@ def records(parts: Parts) -> bool:
     world, settings = parts.world, parts.settings
     asked = settings.graphs == "auto" and settings.compile in ("off", "default")
     alone = world.kind == "one process" and world.device.type == "cuda"
-    size = sum(p.numel() for p in parts.model.parameters())
-    return asked and alone and size <= SMALL and world.precision in TOLERANCE
+    small = layout.size(parts.model) <= layout.LARGE
+    return asked and alone and small and world.precision in TOLERANCE
 
 
 class Trial:

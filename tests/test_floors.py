@@ -167,7 +167,7 @@ BESIDE: dict[str, set[str]] = {
     "saver": {"guard", "trained"},
     "trained": {"layout", "strategy"},
     "passes": {"build", "layout"},
-    "ways": {"build", "graphs", "passes"},
+    "ways": {"build", "graphs", "layout", "passes"},
     "fitting": {"build", "passes"},
     "update": {"build", "graphs", "guard", "meter", "passes", "ways"},
     "profiling": {"guard", "passes", "update"},
