@@ -19,6 +19,28 @@ from launcher.rng import Int64s, SampleRng
 Pixels = NDArray[Any]
 
 
+class _Normalize:
+    """What `normalize` returns."""
+
+    def __init__(self, scale: list[float], shift: list[float]) -> None:
+        self.each_by_itself = True
+        self._scale, self._shift = scale, shift
+        self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, batch: Batch) -> Batch:
+        image = batch["image"]
+        if image.device not in self._on:
+            by, plus = (
+                torch.tensor(values, device=image.device).view(-1, 1, 1)
+                for values in (self._scale, self._shift)
+            )
+            self._on[image.device] = by, plus
+        by, plus = self._on[image.device]
+        if image.device.type == "cpu":  # one buffer; addcmul is slow where constants are broadcast
+            return batch | {"image": image.to(torch.float32, copy=True).mul_(by).add_(plus)}
+        return batch | {"image": torch.addcmul(plus, image.float(), by)}
+
+
 def normalize(mean: Sequence[float], std: Sequence[float]) -> Callable[[Batch], Batch]:
     """A `Data.prepare` that turns uint8 images into float32 ones: (image / 255 - mean) / std.
 
@@ -26,21 +48,7 @@ def normalize(mean: Sequence[float], std: Sequence[float]) -> Callable[[Batch], 
     """
     scale = [1 / (255 * s) for s in std]
     shift = [-m / s for m, s in zip(mean, std, strict=True)]
-    constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
-
-    def prepare(batch: Batch) -> Batch:
-        image = batch["image"]
-        if image.device not in constants:
-            constants[image.device] = (
-                torch.tensor(scale, device=image.device).view(-1, 1, 1),
-                torch.tensor(shift, device=image.device).view(-1, 1, 1),
-            )
-        by, plus = constants[image.device]
-        if image.device.type == "cpu":  # one buffer; addcmul is slow where constants are broadcast
-            return batch | {"image": image.to(torch.float32, copy=True).mul_(by).add_(plus)}
-        return batch | {"image": torch.addcmul(plus, image.float(), by)}
-
-    return prepare
+    return _Normalize(scale, shift)
 
 
 def flip(image: Tensor, rng: SampleRng) -> Tensor:

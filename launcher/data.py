@@ -31,7 +31,11 @@ _GATHERED_AT_ONCE: Final = 1 << 19
 """Bytes: what is gathered is still in the processor's cache when its turn comes."""
 _MOST_AT_ONCE: Final = 64
 """Micro-batches, however small."""
+_PREPARED: Final = 4
+"""Times as large: pixels are bytes before they are prepared, and float32 afterwards."""
 Prepare = Callable[[Batch], Batch]
+"""One whose attribute `each_by_itself` is true looks at every sample alone and draws nothing, so
+that several micro-batches can be prepared at once."""
 
 
 class Source(Protocol):
@@ -152,24 +156,28 @@ def gathered(source: Source, tasks: Iterable[Task], seed: int = 0) -> Iterator[B
         for task in tasks:
             yield source.draw(task.samples, seed, *task.words)
     elif isinstance(source, Resident):
-        size = source.nbytes / max(1, len(source))
-        yield from _several(source, size, (task.samples for task in tasks))
+        yield from _several(source, source.nbytes, (task.samples for task in tasks))
     else:
         for task in tasks:
             yield source[task.samples]
 
 
-def _several(source: Source, sample_bytes: float, indices: Iterator[Int64s]) -> Iterator[Batch]:
+def _several(
+    source: Source, nbytes: int, indices: Iterator[Int64s], prepare: Prepare | None = None
+) -> Iterator[Batch]:
     """Micro-batches in memory, small ones several at once: most of the time that one takes passes
     before its first byte is there."""
+    sample_bytes = nbytes / max(1, len(source)) * (1 if prepare is None else _PREPARED)
     for first in indices:
         most = int(_GATHERED_AT_ONCE / max(1, sample_bytes * len(first)))
-        if most < 2:
-            yield source[first]
-            continue
-        some = [first, *islice(indices, min(most, _MOST_AT_ONCE) - 1)]
+        some = [first, *islice(indices, max(1, min(most, _MOST_AT_ONCE)) - 1)]
         lengths = [len(index) for index in some]
         whole = source[np.concatenate(some)]
+        if prepare is not None:
+            whole = _checked(prepare(whole), "Data.prepare", sum(lengths))
+        if len(some) == 1:
+            yield whole
+            continue
         parts = {name: torch.split(part, lengths) for name, part in whole.items()}
         for number in range(len(some)):
             # `data`, so that autograd sees no view: each may be changed in place.
@@ -215,8 +223,13 @@ def feed(
     transforms that do not draw from `SampleRng`. `gather` makes the batches, perhaps ahead and
     elsewhere; left out, here.
     """
-    source = data.train.source
+    source, transform = data.train.source, data.train.transform
     ahead, tickets = tee(plan.tickets(start, process))
+    together = getattr(data.prepare, "each_by_itself", False) and device.type == "cpu"
+    if together and transform is None and isinstance(source, Resident):
+        indices = (ticket.samples for ticket in ahead)
+        yield from zip(tickets, _several(source, source.nbytes, indices, data.prepare), strict=True)
+        return
     tasks = (Task(ticket.samples, (ticket.epoch,)) for ticket in ahead)
     batches = gather(tasks) if gather else gathered(source, tasks, plan.seed)
     for (ticket, rng), batch in zip(_with_draws(tickets, plan), batches, strict=True):

@@ -67,6 +67,51 @@ def test_feed_yields_the_tickets_of_the_plan_with_their_samples() -> None:
         assert torch.equal(batch["image"], source.image[torch.from_numpy(expected.samples)])
 
 
+class Counted:
+    """A `prepare` that notes how many samples it was given each time."""
+
+    def __init__(self, *, each_by_itself: bool) -> None:
+        self.each_by_itself = each_by_itself
+        self.calls: list[int] = []
+        self._normalize = augment.normalize((0.25,), (0.5,))
+
+    def __call__(self, batch: Batch) -> Batch:
+        self.calls.append(len(batch["label"]))
+        return self._normalize(batch)
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_small_micro_batches_prepared_together_are_those_prepared_alone(start: int) -> None:
+    source, fed, calls = pictures(), {}, {}
+    for each_by_itself in (True, False):
+        prepare = Counted(each_by_itself=each_by_itself)
+        plain = Data(train=Split(source), test=Split(source), prepare=prepare)
+        fed[each_by_itself] = list(feed(plain, PLAN, CPU, start=start))
+        calls[each_by_itself] = prepare.calls
+    for (ticket, batch), (expected, same) in zip(fed[True], fed[False], strict=True):
+        assert ticket[:3] == expected[:3]
+        assert torch.equal(batch["label"], same["label"])
+        assert torch.equal(batch["image"], same["image"])
+        assert batch["image"].dtype == torch.float32
+        assert not batch["image"]._is_view()
+    assert set(calls[False]) == {4}
+    assert calls[True] == [4 * len(fed[True])], "they were not prepared together"
+
+
+def test_what_a_transform_draws_on_is_not_prepared_before_it() -> None:
+    prepare = Counted(each_by_itself=True)
+    source = pictures()
+    augmented_first = Data(
+        train=Split(source, augmented), test=Split(source), prepare=prepare
+    )  # fmt: skip
+    list(feed(augmented_first, PLAN, CPU))
+    assert set(prepare.calls) == {4}
+
+
+def test_normalize_looks_at_every_sample_alone() -> None:
+    assert augment.normalize((0.5,), (0.5,)).each_by_itself  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("start", [1, 3, 5])
 def test_a_feed_from_a_step_on_is_the_tail_of_the_whole_feed(start: int) -> None:
     everything = list(feed(whole(), PLAN, CPU))

@@ -29,7 +29,7 @@ FLOORS: list[set[str]] = [
         "launch",
     }
     | {"held", "catalog", "mirrors", "transfer", "partial", "download", "unpack", "provide"}
-    | {"answers", "interface"}
+    | {"answers", "interface", "allocator"}
     | {"inventory", "documents", "png", "outcome"}
     | {"overview", "find"}
     | {"request", "outline", "validate"}
