@@ -11,13 +11,15 @@ import torch
 
 from launcher import record, settings, storage
 from launcher.build import RESIDENT_SHARE, Parts
+from launcher.changes import changes, consequence
 from launcher.documents import read_json
 from launcher.launch import hidden_config
 from launcher.layout import Layout
 from launcher.live import duration
+from launcher.plan import Plan
 from launcher.request import Request
 from launcher.screen import Screen, overall, shown
-from launcher.settings import Origins
+from launcher.settings import Origins, RunSettings
 from launcher.trained import Trained
 
 _LAYOUTS: Final[dict[Layout, str]] = {
@@ -38,6 +40,7 @@ def run(
         "micro_batch_size": parts.plan.micro_batch_size,
         "precision": parts.world.precision,
         "compile": parts.settings.compile,
+        "graphs": graphs(parts.settings, parts.world.device),
         "layout": parts.layout,
         "tf32": parts.settings.tf32,
         "torch": torch.__version__,
@@ -52,6 +55,7 @@ def run(
              "host": socket.gethostname()}  # fmt: skip
     earlier = _with_end(before.get("attempts", []), request) if step else []
     attempts = [*earlier, begun | here]
+    changed = changes(attempts)
     return {
         "name": request.name,
         "recipe": str(request.path),
@@ -70,14 +74,20 @@ def run(
         "monitor": parts.monitor._asdict() if parts.monitor else None,
         "shape": list(parts.data.shape),
         "classes": list(parts.data.classes),
-        "exact": not any(changes(attempts)),
-        "changes": changes(attempts),
+        "exact": not changed,
+        "changes": changed,
         "attempts": attempts,
         "versions": record.versions(),
         "platform": platform.platform(),
         "git": record.git_commit(request.path.resolve().parent),
         "launched_by": request.launch.command,
     }  # fmt: skip
+
+
+def graphs(settings: RunSettings, device: torch.device) -> str:
+    """Whether steps may be recorded: their learning rates are then in float32, which can change
+    bits. Elsewhere the setting says nothing."""
+    return settings.graphs if device.type == "cuda" else "off"
 
 
 def _with_end(attempts: Sequence[dict[str, Any]], request: Request) -> list[dict[str, Any]]:
@@ -108,22 +118,6 @@ def same_everywhere(parts: Parts) -> dict[str, Any]:
     }
 
 
-def changes(attempts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is not as it was in the first attempt: the reasons why bits may differ."""
-    where = ("from_step", "at", "host", "ended")
-    found: dict[str, None] = {}  # in order, each once
-    for other in attempts[1:]:
-        for key, value in attempts[0].items():
-            if key not in where and other.get(key) != value:
-                step = other["from_step"]
-                found[f"{key} {_brief(value)} -> {_brief(other.get(key))} at step {step}"] = None
-    return list(found)
-
-
-def _brief(value: object) -> str:
-    return "(another)" if isinstance(value, dict) else str(value)
-
-
 def with_origins(values: Any, origins: Origins) -> dict[str, dict[str, Any]]:
     """Every field with its value and where it came from."""
     return {
@@ -141,11 +135,11 @@ def resident(parts: Parts) -> str:
 
 
 def banner(
-    screen: Screen, request: Request, parts: Parts, step: int, changed: Sequence[str] = (),
+    screen: Screen, request: Request, parts: Parts, step: int, about: Mapping[str, Any] | None,
     beside: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """What is about to happen, in a dozen lines; `changed` is why bits may differ, and `beside`
-    which machines see the folder and where the records go."""
+    """What is about to happen, in a dozen lines; `about` is the content of run.json, where there is
+    one, and `beside` says which machines see the folder and where the records go."""
     plan, test = parts.plan, parts.data.test.source
     start = "fresh" if step == 0 else f"continues at step {step} of {plan.total_steps}"
     screen.facts(
@@ -157,8 +151,7 @@ def banner(
             f"{' x '.join(map(str, parts.data.shape))}, {len(parts.data.classes)} classes"
             + resident(parts),
             "devices": devices(parts),
-            "plan": f"{plan.epochs} epochs x {plan.steps_per_epoch} steps of {plan.batch_size} = "
-            f"{plan.total_steps} steps; micro-batches of {plan.micro_batch_size}"
+            "plan": f"{planned(plan)}; micro-batches of {plan.micro_batch_size}"
             + (f" x {plan.accumulation}" if plan.accumulation > 1 else ""),
             "workers": parts.loaders.how,
             **averaged(parts),
@@ -168,11 +161,13 @@ def banner(
     )
     for sentence in remarks(parts, request):
         screen.line(sentence)
-    if changed:
-        screen.line(
-            f"exact=false: {'; '.join(changed)}. Samples, order, augmentation and dropout are the "
-            f"same; sums may differ by rounding."
-        )
+    inexact(screen, about or {})
+
+
+def inexact(screen: Screen, about: Mapping[str, Any]) -> None:
+    """A line on why bits may differ, and what is the same nonetheless, if they may."""
+    if changed := about.get("changes"):
+        screen.line(f"exact=false: {'; '.join(changed)}. {consequence(about['attempts'])}")
 
 
 def averaged(parts: Parts) -> dict[str, str]:
@@ -190,7 +185,7 @@ def devices(parts: Trained) -> str:
         "DDP": f"{world.processes} processes (DDP)",
         "DataParallel": f"1 process, {world.devices} devices (DataParallel)",
     }[world.kind]
-    threads = f"{world.threads} thread{'s' if world.threads > 1 else ''} each"
+    threads = f"{counted(world.threads, 'thread')} each"
     return f"{count} on {device_name(world.device)}, {threads}, precision {world.precision}"
 
 
@@ -239,6 +234,17 @@ def closing(screen: Screen, request: Request) -> None:
             "next": "the same command shows this again; --fresh trains anew, name=... beside it",
         },
     )  # fmt: skip
+
+
+def counted(number: int, what: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def planned(plan: Plan) -> str:
+    """`2 epochs x 44 steps of 32 = 88 steps`."""
+    each = f"{counted(plan.steps_per_epoch, 'step')} of {plan.batch_size}"
+    return f"{counted(plan.epochs, 'epoch')} x {each} = {counted(plan.total_steps, 'step')}"
 
 
 def parameters(parts: Parts) -> int:

@@ -185,7 +185,7 @@ class OwnLoop(Generic[H]):
         about = describe.run(self._request, self, self._origins, self.identity, self.state.step)
         about["launched_by"] = "own loop"
         seconds = record.begin(self._source, about, self.state.records, self.state.step)
-        self._banner(about["changes"])
+        self._banner(about)
         self.screen.start(
             self.plan.total_steps, self.state.step, self.plan.steps_per_epoch,
             describe.memory(self.device),
@@ -218,7 +218,7 @@ class OwnLoop(Generic[H]):
         self._meter.restart()
         return {**place, **values}
 
-    def _banner(self, changed: Sequence[str]) -> None:
+    def _banner(self, about: Mapping[str, Any]) -> None:
         plan, step = self.plan, self.state.step
         start = f"continues at step {step} of {plan.total_steps}" if step else "fresh"
         sizes = (
@@ -231,15 +231,13 @@ class OwnLoop(Generic[H]):
                 "parameters": ", ".join(sizes),
                 "data": f"{plan.samples:,} samples of {' x '.join(map(str, self.data.shape))}",
                 "devices": describe.devices(self),
-                "plan": f"{plan.epochs} epochs x {plan.steps_per_epoch} steps of "
-                f"{plan.batch_size} = {plan.total_steps} steps",
+                "plan": describe.planned(plan),
                 "folder": self._request.label,
             },
         )
         for sentence in describe.remarks(self, self._request):
             self.screen.line(sentence)
-        if changed:
-            self.screen.line(f"exact=false: {'; '.join(changed)}. Sums may differ by rounding.")
+        describe.inexact(self.screen, about)
 
 
 def _over(since: float, seconds: float) -> bool:

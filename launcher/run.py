@@ -124,14 +124,14 @@ def attempt(
     if step:
         state = resume.restored(parts, found, step)
         found = None  # its bytes and tensors are as large as the model, and not needed again
-    seconds, changed = 0.0, []
+    seconds = 0.0
+    about: dict[str, Any] = {}
     if account is not None:
-        run = describe.run(request, parts, origins, identity, state.step)
-        changed = run["changes"]
-        seconds = account.begin(parts.loaded.source, run, state.records, state.step or None)
+        about = describe.run(request, parts, origins, identity, state.step)
+        seconds = account.begin(parts.loaded.source, about, state.records, state.step or None)
         tracker.start(request, state.step, parts.plan.total_steps)
     beside = {**({"machines": where} if where else {}), **tracker.shown(request)}
-    describe.banner(screen, request, parts, state.step, changed, beside)
+    describe.banner(screen, request, parts, state.step, about, beside)
     screen.start(
         parts.plan.total_steps, state.step, parts.plan.steps_per_epoch,
         describe.memory(world.device),
@@ -185,7 +185,7 @@ def dry_run(request: Request, parts: Parts, screen: Screen) -> None:
     data, plan = parts.data, parts.plan
     one_step = replace(plan, samples=plan.batch_size, epochs=1)
     block = Split(First(data.test.source, BLOCK), data.test.transform)
-    describe.banner(screen, request, parts, 0)
+    describe.banner(screen, request, parts, 0, None)
     short = replace(parts, plan=one_step, data=replace(data, test=block))
     with Stop(parts.world.processes, lambda: "interrupted") as stop:
         state = train(short, State(), Saver(short, None, screen), screen, stop)

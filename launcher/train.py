@@ -47,8 +47,9 @@ def stopped_early(parts: Parts, state: State) -> str:
         return ""
     best = f"step {state.best['step']}" if state.best else "none"
     return (
-        f"stopped early, after step {state.step} of {total}: {state.stale} evaluations in a row "
-        f"gave no better {parts.monitor.name} (best: {best}; patience={patience})"
+        f"stopped early, after step {state.step} of {total}: {state.stale} "
+        f"evaluation{'s' * (state.stale != 1)} in a row gave no better {parts.monitor.name} "
+        f"(best: {best}; patience={patience})"
     )
 
 

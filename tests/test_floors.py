@@ -31,7 +31,7 @@ FLOORS: list[set[str]] = [
     | {"held", "catalog", "mirrors", "transfer", "partial", "download", "unpack", "provide"}
     | {"answers", "interface", "allocator"}
     | {"inventory", "documents", "png", "outcome"}
-    | {"overview", "find"}
+    | {"overview", "find", "changes"}
     | {"request", "outline", "validate"}
     | {
         "secret",
@@ -111,6 +111,7 @@ BESIDE: dict[str, set[str]] = {
     "unpack": {"errors", "storage"},
     "provide": {"catalog", "download", "errors", "storage", "unpack"},
     "inventory": {"catalog", "provide"},
+    "changes": {"layers"},
     "overview": {"documents", "errors", "held", "layers", "storage"},
     "find": {"errors", "layers", "naming", "overview", "settings", "storage"},
     "launch": {"errors"},

@@ -15,10 +15,11 @@ import pytest
 import torch
 from conftest import command, write_recipe
 
-from launcher import checkpoint, resume, storage, train
+from launcher import checkpoint, describe, resume, storage, train
 from launcher.data import Batch, Data, feed
 from launcher.meter import Meter
 from launcher.plan import Plan, Seeds, Ticket
+from launcher.settings import RunSettings
 from launcher.state import State
 
 RUN = Path("checkpoints/r")
@@ -271,9 +272,13 @@ def test_what_may_change_bits_is_said(capsys: pytest.CaptureFixture[str]) -> Non
     about = json.loads((RUN / "run.json").read_text())
     assert about["exact"] is False
     assert about["changes"] == ["threads 1 -> 2 at step 10"]
-    assert "exact=false: threads 1 -> 2 at step 10." in capsys.readouterr().out
-    start("checkpoint_every=5")  # what was once inexact stays so
-    assert json.loads((RUN / "run.json").read_text())["exact"] is False
+    same = "Samples, order, augmentation and dropout are the same; sums may differ by rounding."
+    assert f"exact=false: threads 1 -> 2 at step 10. {same}" in capsys.readouterr().out
+    start("checkpoint_every=5")  # what was once inexact stays so, and each change stands once
+    about = json.loads((RUN / "run.json").read_text())
+    assert about["exact"] is False
+    back = f"threads 2 -> 1 at step {about['attempts'][-1]['from_step']}"
+    assert about["changes"] == ["threads 1 -> 2 at step 10", back]
 
 
 # ── negative controls: without each of these the ends differ ────────────────────────────────────
@@ -459,6 +464,36 @@ def test_an_allowed_change_is_made(stopped: Callable[[], str]) -> None:
     assert about["identity"]["lr"] == 0.4
     assert about["exact"] is False
     start("lr=0.4")  # from now on this is the run
+
+
+def test_what_was_changed_is_named_and_nothing_said_to_be_the_same(
+    stopped: Callable[[], str], recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """N1: dropout was another, and the line said that it was not."""
+    recipe.write_text(recipe.read_text() + "\n# changed\n")
+    allowed = ("--allow-change", "dropout", "--allow-change", "recipe")
+    start("dropout=0.25", "threads=2", *allowed)
+    said = (
+        "exact=false: the recipe file is another at step 10; dropout 0.5 -> 0.25 at step 10; "
+        "threads 1 -> 2 at step 10. What is learned is something else from there on."
+    )
+    assert said in capsys.readouterr().out
+    page = (RUN / "report.html").read_text()
+    assert "dropout 0.5 -&gt; 0.25 at step 10" in page
+    assert "What is learned is something else from there on." in page
+    assert "may differ by rounding" not in page
+
+
+def test_whether_steps_are_recorded_on_a_gpu_is_one_of_the_facts(
+    stopped: Callable[[], str],
+) -> None:
+    """Elsewhere no step is, whatever the setting says."""
+    assert describe.graphs(RunSettings(), torch.device("cuda")) == "auto"
+    assert describe.graphs(RunSettings(graphs="off"), torch.device("cuda")) == "off"
+    start("graphs=off")
+    about = json.loads((RUN / "run.json").read_text())
+    assert [one["graphs"] for one in about["attempts"]] == ["off", "off"]
+    assert about["exact"] is True
 
 
 def test_only_the_changes_that_are_named_are_allowed(stopped: Callable[[], str]) -> None:

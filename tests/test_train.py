@@ -12,6 +12,7 @@ from conftest import command, write_recipe
 from safetensors.torch import load_file
 from torch import Tensor
 
+from launcher import describe
 from launcher.plan import Plan
 from launcher.train import due, log_interval
 
@@ -345,6 +346,8 @@ def test_a_run_begins_with_its_plan_and_ends_with_its_result(shown: Callable[[],
     assert "r: fresh" in out
     assert "2 epochs x 4 steps of 16 = 8 steps; micro-batches of 4 x 4" in out
     assert "MLP, 172 parameters" in out
+    one = Plan(seed=0, epochs=1, samples=16, batch_size=16, micro_batch_size=16)
+    assert describe.planned(one) == "1 epoch x 1 step of 16 = 1 step"
     assert "epoch 2.00  step 8/8  train/loss " in out
     assert "r: finished at step 8" in out
     assert "test/accuracy/0" not in out

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from launcher.changes import consequence
 from launcher.report.reading import Told
 from launcher.report.words import breakable, setting, text
 
@@ -79,10 +80,7 @@ def _exact(told: Told) -> str:
             return ""
         return "<p class=quiet>exact: the result has the bits of a run that was never stopped.</p>"
     changes = "".join(f"<li>{text(change)}</li>" for change in told.run.get("changes", []))
-    return (
-        "<div class=box>exact=false: samples, order, augmentation and dropout are those of a run "
-        f"that was never stopped; sums may differ by rounding.<ul>{changes}</ul></div>"
-    )
+    return f"<div class=box>exact=false: {consequence(told.attempts)}<ul>{changes}</ul></div>"
 
 
 def settings(told: Told) -> str:
