@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from launcher.data import Batch
+from launcher.errors import RecipeError
 from launcher.rng import Int64s, SampleRng
 
 Pixels = NDArray[Any]
+_SMALL = 10.0
+"""Above what is left of a pixel when mean and standard deviation were taken out of it."""
 
 
 class _Normalize:
@@ -25,26 +28,47 @@ class _Normalize:
     def __init__(self, scale: list[float], shift: list[float]) -> None:
         self.each_by_itself = True
         self._scale, self._shift = scale, shift
-        self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._on: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, batch: Batch) -> Batch:
         image = batch["image"]
-        if image.device not in self._on:
+        key = image.device, image.dtype
+        if key not in self._on:  # once, before the first step: to look at values takes time
+            _refuse_scaled(image)
             by, plus = (
                 torch.tensor(values, device=image.device).view(-1, 1, 1)
                 for values in (self._scale, self._shift)
             )
-            self._on[image.device] = by, plus
-        by, plus = self._on[image.device]
+            self._on[key] = by, plus
+        by, plus = self._on[key]
         if image.device.type == "cpu":  # one buffer; addcmul is slow where constants are broadcast
             return batch | {"image": image.to(torch.float32, copy=True).mul_(by).add_(plus)}
         return batch | {"image": torch.addcmul(plus, image.float(), by)}
 
 
+def _refuse_scaled(image: Tensor) -> None:
+    """Raises RecipeError for images that were scaled before, and would be nearly black.
+
+    A float image may hold pixels from 0 to 255: a mix of several does.
+    """
+    if not image.is_floating_point() or not image.numel():
+        return
+    low, high = (value.item() for value in image.aminmax())
+    if 0 < high <= 1 or (low < 0 and high < _SMALL):
+        raise RecipeError(
+            f"augment.normalize takes images of bytes, 0 to 255, and would divide these by 255 "
+            f"again, which are {str(image.dtype).removeprefix('torch.')} from {low:.3g} to "
+            f"{high:.3g}: give it uint8 images (no ToTensor, no / 255), or leave it out of the "
+            f"recipe's data and normalise in a prepare of your own."
+        )
+
+
 def normalize(mean: Sequence[float], std: Sequence[float]) -> Callable[[Batch], Batch]:
     """A `Data.prepare` that turns uint8 images into float32 ones: (image / 255 - mean) / std.
 
-    One mean and standard deviation for all channels, or one for each, of pixels in [0, 1].
+    One mean and standard deviation for all channels, or one for each, of pixels in [0, 1]. Float
+    images of pixels from 0 to 255, as mixes give them, are taken as well; its call raises
+    RecipeError for those that are in [0, 1] or normalised already.
     """
     scale = [1 / (255 * s) for s in std]
     shift = [-m / s for m, s in zip(mean, std, strict=True)]

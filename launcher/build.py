@@ -152,6 +152,7 @@ def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device
         with recipes.blamed(loaded.path, f"making a {part} batch"):
             batches[part] = _sample(data, part, device)
         _check_batch(data, part, batches[part])
+    _check_same_types(loaded, *batches.values())
     hook = model.register_forward_hook(_OutputCheck(loaded, data, batches["train"]))
     try:
         with evaluating(model):
@@ -182,6 +183,16 @@ def _check_batch(data: Data, part: str, batch: Batch) -> None:
             if name == "label":
                 what = f"has label {value[sample]}, but there are {len(data.classes)} classes"
             raise DataError(f"sample {sample} of the {part} split {what}.")
+
+
+def _check_same_types(loaded: Loaded, train: Batch, test: Batch) -> None:
+    """Labels may differ: soft ones are of training alone."""
+    if "image" in train and "image" in test and train["image"].dtype != test["image"].dtype:
+        kinds = [str(batch["image"].dtype).removeprefix("torch.") for batch in (train, test)]
+        raise RecipeError(
+            f"images reach the model of {loaded.path} as {kinds[0]} in training and as {kinds[1]} "
+            f"in tests: do in Data.prepare what both need, and not in a split's transform."
+        )
 
 
 class _OutputCheck:

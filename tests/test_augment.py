@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from launcher import augment
+from launcher.errors import RecipeError
 from launcher.rng import SampleRng
 
 Range = tuple[float, float]
@@ -256,6 +257,30 @@ def test_normalize_is_pixel_over_255_less_mean_over_standard_deviation(
 def test_one_mean_normalizes_images_of_one_channel_to_one_channel() -> None:
     image = images(torch.uint8, (1, 4, 4))
     assert augment.normalize((0.5,), (0.5,))({"image": image})["image"].shape == image.shape
+
+
+@pytest.mark.parametrize("first", [None, torch.uint8])
+@pytest.mark.parametrize(
+    "values",
+    [(0.0, 1.0), (0.1, 0.9), (-1.9, 2.6), (-1.0, 0.2)],
+    ids=["scaled", "grey", "zero mean", "dark"],
+)
+def test_images_that_were_scaled_before_are_refused(
+    first: torch.dtype | None, values: tuple[float, float]
+) -> None:
+    """Also when the training split's were bytes and the test split's are not."""
+    normalize = augment.normalize((0.5,), (0.25,))
+    if first is not None:
+        normalize({"image": torch.zeros(2, 1, 4, 4, dtype=first)})
+    image = torch.full((2, 1, 4, 4), values[0])
+    image[0, 0, 0, 0] = values[1]
+    with pytest.raises(RecipeError, match=r"would divide these by 255 again.*give it uint8"):
+        normalize({"image": image})
+
+
+def test_bytes_that_are_all_dark_are_taken() -> None:
+    for image in (torch.ones(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, 1, 4, 4)):
+        augment.normalize((0.5,), (0.25,))({"image": image})
 
 
 def test_a_mean_needs_a_standard_deviation() -> None:

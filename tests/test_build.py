@@ -210,6 +210,29 @@ def weights(parts: Parts) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in parts.model.parameters()]
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_images_that_normalize_would_divide_twice_are_refused(part: str) -> None:
+    said = refusal(
+        "def data(hparams):\n"
+        "    bytes_ = sources.synthetic('train', 64, (1, 4, 4), 4)\n"
+        "    scaled = lambda batch, rng: batch | {'image': batch['image'].float() / 255}\n"
+        f"    return Data(train=Split(bytes_{', scaled' * (part == 'train')}),\n"
+        f"                test=Split(bytes_{', scaled' * (part == 'test')}),\n"
+        "                prepare=augment.normalize((0.5,), (0.5,)))"
+    )
+    assert "divide these by 255 again" in said
+
+
+def test_images_of_another_type_in_training_than_in_tests_are_refused() -> None:
+    said = refusal(
+        "def data(hparams):\n"
+        "    bytes_ = sources.synthetic('train', 64, (1, 4, 4), 4)\n"
+        "    scaled = lambda batch, rng: batch | {'image': batch['image'].float() / 255}\n"
+        "    return Data(train=Split(bytes_, scaled), test=Split(bytes_))"
+    )
+    assert "as float32 in training and as uint8 in tests: do in Data.prepare" in said
+
+
 def test_the_first_weights_are_a_function_of_the_seed() -> None:
     first = weights(built(BATCH_NORM))
     torch.rand(7)
