@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from launcher import help, launch, layers, naming, outline, settings
+from launcher import asked, help, launch, layers, naming, outline, settings
 from launcher.errors import (
     BUG,
     INTERRUPTED,
@@ -79,21 +79,26 @@ def guarded(work: Callable[[], int]) -> int:
 
 
 def _dispatch(given: list[str]) -> int:
-    verb = given.pop(0) if given and given[0] in VERBS else "train"
+    named = bool(given) and given[0] in VERBS
+    verb = given.pop(0) if named else "train"
     if given == ["--version"]:
         text(f"launcher {version('accelerate-launcher')}")
         return 0
     if verb in OWN:  # whose file is imported only now, and with it what it needs
-        parser = _Parser(prog=f"launcher {verb}", add_help=False, allow_abbrev=False)
-        import_module(f"launcher.{OWN[verb]}").run(given, parser)
+        if verb in asked.VERBS and not {"-h", "--help"} & {*given}:
+            asked.parse(verb, given, _parser(verb))  # what is wrong, before that takes seconds
+        import_module(f"launcher.{OWN[verb]}").run(given, _parser(verb))
         return 0
-    if not given or given[0] in ("-h", "--help") or "-h" in given or "--help" in given:
+    if not given:
+        text(help.BRIEF)
+        raise SettingsError(f"no recipe is given: launcher {verb} RECIPE.py [key=value]...")
+    if "-h" in given or "--help" in given:
         recipe = next((word for word in given if word.endswith(".py")), None)
-        help.show(verb, Path(recipe) if recipe else None)
-        if not given:
-            raise SettingsError(f"no recipe is given: launcher {verb} RECIPE.py [key=value]...")
+        help.show(verb if named or recipe else "", Path(recipe) if recipe else None)
         return 0
     request, as_json = parse(given)
+    if request.profile:  # before torch: its profiler's library says on a CPU that there is no GPU
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if verb == "show":
         from launcher.show import show  # torch comes with these, and only now
 
@@ -103,6 +108,10 @@ def _dispatch(given: list[str]) -> int:
 
         execute(request)
     return 0
+
+
+def _parser(verb: str) -> "_Parser":
+    return _Parser(prog=f"launcher {verb}", add_help=False, allow_abbrev=False)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -4,18 +4,16 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from launcher import judge, launch, layers, outcome, reopen, screen, settings
+from launcher import asked, judge, launch, outcome, reopen, screen
 from launcher.allocator import keep_freed_memory
 from launcher.build import Parts
 from launcher.connect import connect
-from launcher.errors import LauncherError, SettingsError
+from launcher.errors import LauncherError
 from launcher.explain import cause, explained, no_silent_exit
-from launcher.find import run_folder
 from launcher.reopen import Run
 from launcher.state import State
 from launcher.stop import die_with_parent
@@ -51,21 +49,12 @@ def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
     """The arguments after `evaluate`. Raises what `reopen` raises, and RecipeError."""
     if "-h" in given or "--help" in given:
         return screen.text(USAGE)
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("--config", action="append", type=Path, default=[])
-    parser.add_argument("--allow-change", action="append", default=[])
-    parser.add_argument("--json", action="store_true")
-    found = parser.parse_intermixed_args(given)
-    if not found.words:
-        raise SettingsError("no run is given: launcher evaluate RUN; launcher runs lists them.")
-    if wrong := [word for word in found.allow_change if word != "data"]:
-        raise SettingsError(f"--allow-change {wrong[0]}: only data can be another here.")
-    folder, rest = folder_of(found.words, found.config)
-    wanted, over = reopen.arguments(rest)
+    found = asked.parse("evaluate", given, parser)
+    wanted, over = reopen.arguments(found.rest)
     started = launch.read()
     if started.command != "python":
         die_with_parent()
-    opened = reopen.read(folder, over)
+    opened = reopen.read(found.folder, over)
     cpu = started.cpu or not torch.accelerator.is_available()
     hparams, said = reopen.for_world(opened, cpu)
     keep_freed_memory()
@@ -88,17 +77,6 @@ def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
             screen.text(json.dumps(document(opened, state, result), indent=1))
         else:
             tables(opened, state, result, said)
-
-
-def folder_of(words: Sequence[str], configs: Sequence[Path]) -> tuple[Path, list[str]]:
-    """The run's folder, and the words about it: of a recipe, hyperparameters name the run."""
-    first, *rest = words
-    if not first.endswith(".py"):
-        return run_folder(first, configs), rest
-    given = [layers.from_argument(word) for word in rest if not word.startswith("step=")]
-    for_run, _ = settings.split(given)
-    keys = {"step", *(item.key for item in for_run)} - {"name"}
-    return run_folder(first, configs, given), [w for w in rest if w.partition("=")[0] in keys]
 
 
 def document(opened: Run, state: State, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from launcher.screen import overall
 _LOAD = """\
 ```python
 import torch
-from launcher.exported import load          # pip install accelerate-launcher
+from launcher.exported import load          # pip install PATH, a checkout of the launcher
 
 network = load({folder!r})
 image = {image}

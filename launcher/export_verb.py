@@ -10,9 +10,18 @@ from typing import Any, Final
 
 import torch
 
-from launcher import export_readme, exported, pictures, record, reopen, screen, storage, tensorfile
-from launcher.errors import LauncherError, RecipeError, SettingsError
-from launcher.find import run_folder
+from launcher import (
+    asked,
+    export_readme,
+    exported,
+    pictures,
+    record,
+    reopen,
+    screen,
+    storage,
+    tensorfile,
+)
+from launcher.errors import LauncherError, RecipeError
 from launcher.network import Network, opened
 from launcher.onnx_graph import write_onnx
 
@@ -30,7 +39,7 @@ A folder with the weights of the run's best checkpoint and all that belongs to t
 
 Switches:
   --to FOLDER           a folder that is not there yet (exported/NAME)
-  --onnx                needs: pip install 'accelerate-launcher[onnx]'
+  --onnx                needs, in a checkout of this project: pip install -e '.[onnx]'
 
 Example: launcher export cifar_resnet--quick --to exported/digits
 """
@@ -44,20 +53,11 @@ def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
     cannot be loaded without its data set, StorageError."""
     if "-h" in given or "--help" in given:
         return screen.text(USAGE)
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("--to", type=Path)
-    parser.add_argument("--onnx", action="store_true")
-    found = parser.parse_intermixed_args(given)
-    if not found.words:
-        raise SettingsError("no run is given: launcher export RUN; launcher runs lists them.")
-    first, *rest = found.words
-    wanted, over = reopen.arguments(rest)
-    opened_run = reopen.read(run_folder(first), over)
-    folder = found.to or Path("exported") / opened_run.folder.resolve().name
-    if storage.names(folder) or folder.is_file():
-        raise SettingsError(f"{folder} is there already: give another --to, or move it away.")
+    found = asked.parse("export", given, parser)
+    wanted, over = reopen.arguments(found.rest)
+    opened_run = reopen.read(found.folder, over)
     with opened(opened_run, wanted) as network:
-        _write(network, folder, onnx=found.onnx)
+        _write(network, found.to, onnx=found.onnx)
 
 
 def _write(network: Network, folder: Path, *, onnx: bool) -> None:

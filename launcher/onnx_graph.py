@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher import uncompiled
-from launcher.errors import LauncherError, RecipeError, SettingsError
+from launcher.errors import LauncherError, RecipeError
 from launcher.exported import Exported
 
 TOLERANCE: Final = 1e-3
@@ -35,16 +35,11 @@ class _Whole(nn.Module):
 def write_onnx(folder: Path, network: Exported) -> str:
     """Write model.onnx and compare it with torch; a sentence about the difference.
 
-    Raises SettingsError when the extra is not installed, RecipeError for a model that torch cannot
-    export or that comes out as another one.
+    The extra is installed. Raises RecipeError for a model that torch cannot export or that comes
+    out as another one.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  torch's exporter needs it
-    except ImportError as error:
-        raise SettingsError(
-            f"--onnx needs {error.name}: pip install 'accelerate-launcher[onnx]'."
-        ) from error
+    import onnxruntime
+
     if network.data.test.transform is not None:
         raise RecipeError(
             "--onnx: the test split has a transform, which draws from SampleRng and cannot be part "

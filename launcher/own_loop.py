@@ -56,7 +56,7 @@ def _execute(
     train: Callable[["OwnLoop[H]"], None], cls: type[H], script: Path, given: Sequence[str]
 ) -> int:
     if "--help" in given or "-h" in given:
-        help.show("train", script)
+        help.loop(_shown(script), OBEYED, SERVED)
         return 0
     request, _ = cli.parse([str(script), *given])
     hparams, origins = settings.resolve_hparams(cls, request.given)
@@ -81,6 +81,12 @@ def _execute(
                 raise
             raise reason from error
     return 0
+
+
+def _shown(script: Path) -> Path:
+    """The script's path as a user would type it."""
+    here = Path.cwd()
+    return script.relative_to(here) if script.is_relative_to(here) else script
 
 
 def _refuse_what_has_no_effect(request: Request, hparams: Hparams) -> None:

@@ -14,9 +14,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from launcher import pictures, reopen, screen, settings
-from launcher.errors import DataError, SettingsError, listed
-from launcher.find import run_folder
+from launcher import asked, pictures, reopen, screen, settings
+from launcher.errors import DataError, listed
 from launcher.network import Network, opened
 from launcher.sources.folder import EXTENSIONS
 
@@ -49,30 +48,20 @@ def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
     what `network` raises."""
     if "-h" in given or "--help" in given:
         return screen.text(USAGE)
-    parser.add_argument("words", nargs="*")
-    parser.add_argument("--top", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    found = parser.parse_intermixed_args(given)
-    if found.top < 1:
-        raise SettingsError(f"--top {found.top}: give 1 or more.")
-    if len(found.words) < 2:
-        raise SettingsError(
-            "launcher predict takes a run and image files: launcher predict RUN x.png"
-        )
-    first, *rest = found.words
-    words = [word for word in rest if _is_setting(word)]
+    found = asked.parse("predict", given, parser)
+    words = [word for word in found.rest if _is_setting(word)]
     wanted, over = reopen.arguments(words)
-    with opened(reopen.read(run_folder(first), over), wanted) as network:
+    with opened(reopen.read(found.folder, over), wanted) as network:
         if network.remark:
             sys.stderr.write(f"{network.remark}\n")
-        broken = _predict(network, [word for word in rest if word not in words], found)
+        broken = _predict(network, [word for word in found.rest if word not in words], found)
     if broken:
         raise DataError(
             f"{len(broken)} of the files could not be read: {listed(broken)}. The others are above."
         )
 
 
-def _predict(network: Network, words: Sequence[str], asked: argparse.Namespace) -> list[str]:
+def _predict(network: Network, words: Sequence[str], found: argparse.Namespace) -> list[str]:
     """Show what the model says of each file; returns the paths of those that cannot be read."""
     picture = pictures.reading(network.data.test.source)
     broken: list[str] = []
@@ -80,13 +69,13 @@ def _predict(network: Network, words: Sequence[str], asked: argparse.Namespace) 
     while paths := list(islice(waiting, BATCH)):
         read = [pictures.read(picture, path) for path in paths]
         images = [image for image in read if isinstance(image, Tensor)]
-        answers = iter(predictions(network, torch.stack(images), asked.top) if images else ())
+        answers = iter(predictions(network, torch.stack(images), found.top) if images else ())
         for path, image in zip(paths, read, strict=True):
             if isinstance(image, Tensor):
-                show(path, next(answers), as_json=asked.json)
+                show(path, next(answers), as_json=found.json)
             else:
                 broken.append(path)
-                show(path, image, as_json=asked.json)
+                show(path, image, as_json=found.json)
     return broken
 
 

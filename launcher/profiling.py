@@ -2,6 +2,7 @@
 
     launcher recipes/cifar_lenet.py --profile 20
 
+It is a run like any other, which goes on afterwards to the end that it would have had.
 The parts of a step are marked by ranges that are put around them for as long as the profile lasts;
 without `--profile` nothing of this is imported, and nothing is there to pay for. The profiler
 itself takes some time in every operation: shares are to be trusted more than microseconds. The
@@ -122,7 +123,9 @@ class Profile:
         where = ""
         if self._trace.parent.is_dir():
             self._profiler.export_chrome_trace(str(self._trace))
-            where = f", trace in {self._trace.parent.name}/{self._trace.name}"
+            here = Path.cwd()
+            inside = self._trace.is_relative_to(here)
+            where = f", trace in {self._trace.relative_to(here) if inside else self._trace}"
         self._profiler = None
         self._screen.facts(f"where the time of {steps} steps went{where}", dict(self.found.rows()))
 

@@ -60,6 +60,9 @@ def execute(request: Request) -> None:
                 before = world.on_main(lambda: look(request, identity, tracker))
             if before == resume.FINISHED:
                 describe.closing(screen, request)
+                if request.profile:
+                    screen.line("--profile: the run is finished, so nothing was profiled; give "
+                                "name= for a run beside it")  # fmt: skip
                 return
             continued = before and world.on_main(lambda: len(checkpoint.steps(request.folder)))
             parts = build(

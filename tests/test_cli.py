@@ -200,6 +200,8 @@ def test_a_bug_keeps_its_traceback_and_ends_with_70(
     [
         ["--help"], [MLP, "--help"], ["nosuch.py"], [MLP, "--config", "nosuch.yaml"],
         [MLP, "log_every=0"], [MLP, "name=.."], [MLP, "--config", QUICK, "compile=fast"],
+        ["evaluate", "nosuch"], ["predict", "nosuch", "x.png"], ["predict", "nosuch"],
+        ["export", "nosuch"], ["evaluate"], ["predict", "nosuch", "x.png", "--top", "0"],
     ],
 )  # fmt: skip
 def test_what_needs_no_torch_does_not_import_it(arguments: list[str]) -> None:

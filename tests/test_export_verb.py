@@ -14,7 +14,7 @@ import torch
 from conftest import HANGS, ROOT, command, write_recipe
 from safetensors.torch import load_file
 
-from launcher import checkpoint, exported, find, network, reopen
+from launcher import asked, checkpoint, exported, find, network, reopen
 from launcher.errors import CheckpointError
 
 IMAGE = torch.randint(0, 256, (5, 1, 4, 4), dtype=torch.uint8)
@@ -137,11 +137,22 @@ def test_a_folder_that_is_no_export_is_refused() -> None:
         exported.load("other")
 
 
-@pytest.mark.skipif(not NO_ONNX, reason="the extra is installed")
-def test_without_the_extra_it_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_extra_it_is_named_with_a_line_that_is_no_index(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained()
+    monkeypatch.setattr("launcher.asked.find_spec", lambda name: None)
     assert command("export", "one", "--onnx") == 2
-    assert "accelerate-launcher[onnx]" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"--onnx needs onnxruntime and onnxscript: pip install -e '{ROOT}[onnx]'." in said
+    monkeypatch.setattr("launcher.asked._CHECKOUT", Path("/nowhere"))
+    assert asked.installing("onnx") == "in a checkout of this project, pip install '.[onnx]'"
+
+
+def test_nobody_is_told_to_install_what_is_on_no_index() -> None:
+    """The name could be taken there by anybody."""
+    for path in [*(ROOT / "launcher").rglob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        assert "pip install accelerate-launcher" not in path.read_text().replace("'", ""), path
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ FLOORS: list[set[str]] = [
     | {"held", "catalog", "mirrors", "transfer", "partial", "download", "unpack", "provide"}
     | {"answers", "interface", "allocator"}
     | {"inventory", "documents", "png", "outcome"}
-    | {"overview", "find", "changes"}
+    | {"overview", "find", "changes", "asked"}
     | {"request", "outline", "validate"}
     | {
         "secret",
@@ -114,6 +114,7 @@ BESIDE: dict[str, set[str]] = {
     "changes": {"layers"},
     "overview": {"documents", "errors", "held", "layers", "storage"},
     "find": {"errors", "layers", "naming", "overview", "settings", "storage"},
+    "asked": {"errors", "find", "layers", "settings", "storage"},
     "launch": {"errors"},
     "request": {"launch", "layers", "settings"},
     "login": {"errors"},

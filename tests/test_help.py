@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import HANGS
 
-from launcher import help, outline, settings
+from launcher import cli, help, outline, settings
 from launcher.layers import scalar
 from launcher.outline import Setting
 from launcher.settings import Hparams, RunSettings
@@ -194,3 +194,26 @@ def test_python_dash_m_launcher_shows_its_help() -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "launcher.cli" in imported, "the negative control: imports are seen"
     assert "torch" not in imported
+
+
+def test_each_verb_has_a_usage_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    first = {}
+    for words in ((), ("train",), ("show",)):
+        assert cli.main([*words, "--help"]) == 0
+        first[words] = capsys.readouterr().out.partition("Hyperparameters of")[0]
+    assert "doctor" in first[()]
+    for verb in ("train", "show"):
+        assert "doctor" not in first[(verb,)]
+    assert "--resume" in first[("train",)]
+    assert "--resume" not in first[("show",)]
+    assert "--json" in first[("show",)]
+
+
+def test_no_words_are_answered_in_a_dozen_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    said = capsys.readouterr()
+    assert 5 < len(said.out.splitlines()) <= 12
+    assert "launcher --help" in said.out
+    assert "no recipe is given" in said.err
+    for verb in cli.VERBS:
+        assert verb in said.out

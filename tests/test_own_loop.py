@@ -103,6 +103,17 @@ def status() -> dict[str, Any]:
     return found
 
 
+def test_the_help_of_a_script_is_about_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--help") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("Usage: python loop.py ")
+    keys = {line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")} - {""}
+    assert keys == {"lr"} | own_loop.SERVED | own_loop.OBEYED
+    assert "launcher show" not in out
+    assert "--profile" not in out
+    assert not Path("checkpoints").exists()
+
+
 def test_a_stopped_loop_ends_with_the_bits_of_an_undisturbed_one(tmp_path: Path) -> None:
     assert command() == 0
     whole = outcome()

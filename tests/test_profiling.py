@@ -60,7 +60,7 @@ def test_the_table_says_where_the_time_went(
 ) -> None:
     assert command(recipe, *SOME, "name=a", "--profile", 5) == 0
     out = capsys.readouterr().out
-    assert "where the time of 5 steps went, trace in a/profile.json" in out
+    assert "where the time of 5 steps went, trace in checkpoints/a/profile.json" in out
     table = out[out.index("where the time") :]
     for part in ("host", *PARTS[:-1], "a step"):
         assert f"\n{part} " in table, part
@@ -86,6 +86,26 @@ def test_a_run_that_is_continued_profiles_what_is_left(
     assert command(recipe, "threads=1", "epochs=3", "name=a", "--allow-change", "epochs",
                    "--profile", 2) == 0  # fmt: skip
     assert "where the time of 2 steps went" in capsys.readouterr().out
+
+
+def test_a_finished_run_says_that_nothing_was_profiled(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(recipe, "threads=1", "name=a") == 0
+    capsys.readouterr()
+    assert command(recipe, "threads=1", "name=a", "--profile", 2) == 0
+    assert "--profile: the run is finished, so nothing was profiled" in capsys.readouterr().out
+    assert not Path("checkpoints/a/profile.json").exists()
+
+
+def test_the_profilers_library_says_nothing_of_itself(recipe: Path) -> None:
+    words = [str(recipe), "threads=1", "name=a", "wandb=off", "--profile", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher", *words], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=HANGS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if ".cpp:" in line]
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many", "9999999999"])
