@@ -9,7 +9,6 @@ from typing import Any, Final
 import torch
 
 from launcher import asked, judge, launch, outcome, reopen, screen
-from launcher.allocator import keep_freed_memory
 from launcher.build import Parts
 from launcher.connect import connect
 from launcher.errors import LauncherError
@@ -57,7 +56,6 @@ def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
     opened = reopen.read(found.folder, over)
     cpu = started.cpu or not torch.accelerator.is_available()
     hparams, said = reopen.for_world(opened, cpu)
-    keep_freed_memory()
     world = connect(started, hparams, opened.settings)
     parts: Parts | None = None
     with ExitStack() as held:

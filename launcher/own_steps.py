@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from launcher import describe, draws, resume, rng, sources, storage
-from launcher.allocator import keep_freed_memory
 from launcher.connect import connect
 from launcher.data import Batch, Data, feed
 from launcher.errors import Preempted, RecipeError
@@ -56,7 +55,6 @@ class OwnLoop(Generic[H]):
         self.settings = request.settings
         self.screen = Screen(shown=True)
         self.identity = resume.identify(request, hashlib.sha256(source).hexdigest(), hparams)
-        keep_freed_memory()
         self.world: World = connect(request.launch, hparams, request.settings)
         held.callback(self.world.close)
         self.state = State()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import checkpoint, describe, ending, places, resume, settings, storage
 from launcher.agree import refuse_differences
-from launcher.allocator import keep_freed_memory
 from launcher.build import Parts, build
 from launcher.checkpoint import Checkpoint
 from launcher.connect import connect
@@ -48,7 +47,6 @@ def execute(request: Request) -> None:
     loaded, hparams, origins = prepare(request)
     screen = Screen(shown=request.launch.is_main)
     identity = resume.identify(request, loaded.sha256, hparams)
-    keep_freed_memory()
     world = connect(request.launch, hparams, request.settings)
     parts: Parts | None = None
     with ExitStack() as held:

@@ -29,7 +29,7 @@ FLOORS: list[set[str]] = [
         "launch",
     }
     | {"held", "catalog", "mirrors", "transfer", "partial", "download", "unpack", "provide"}
-    | {"answers", "interface", "allocator"}
+    | {"answers", "interface"}
     | {"inventory", "documents", "png", "outcome"}
     | {"overview", "find", "changes", "asked"}
     | {"request", "outline", "validate"}
