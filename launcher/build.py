@@ -59,6 +59,8 @@ class Parts:
     """The hash of the weights that the model was made with; empty for random ones."""
     layout: layouts.Layout
     """Of the filters of convolutions."""
+    moved: Sequence[nn.Parameter]
+    """Filters that lie otherwise than the recipe made them."""
 
     def sample(self, part: str) -> Batch:
         """A batch of at most two samples of `train` or `test`, as the model would get it."""
@@ -106,16 +108,8 @@ def build(
     pretrained.used.set("")
     model: nn.Module = recipes.call(loaded, "model", nn.Module, hparams, data)
     model = model.to(world.device)
-    if (
-        world.device.type == "cpu"
-        and settings.threads == "auto"
-        and layouts.tiny(model, plan.micro_batch_size)
-    ):
-        world = world.on_one_thread()
-    layout = layouts.choose(
-        settings.layout, model, world.device, world.threads, plan.micro_batch_size
-    )
-    model = layouts.arrange(model, layout)
+    world, layout = computed(settings, world, model, plan)
+    moved = layouts.arrange(model, layout)
     _check_model(loaded, model)
     optimizer: Optimizer = recipes.call(loaded, "optimizer", Optimizer, hparams, model)
     _check_optimizer(loaded, model, optimizer)
@@ -128,7 +122,8 @@ def build(
         if settings.layout != "auto" or layout != "channels_last":
             raise
         # A `view` of what lies channels last, perhaps: then the model stays as it was made.
-        layout = layouts.restore(model)
+        layouts.restore(moved)
+        layout, moved = "contiguous", []
         names = preflight(loaded, data, model, world.device)
     monitor = chosen(settings.monitor, names, loaded.recipe.better)
     base_lrs = tuple(float(group["lr"]) for group in optimizer.param_groups)
@@ -137,8 +132,18 @@ def build(
         loaded, hparams, settings, world, data, model, optimizer, base_lrs, groups, plan, resident,
         Loaders.of(loaded, hparams, settings, world, data, plan, resident=resident), monitor,
         None if hparams.ema is None else Average(model, hparams.ema),
-        pretrained.used.get(), layout,
+        pretrained.used.get(), layout, moved,
     )  # fmt: skip
+
+
+def computed(
+    settings: RunSettings, world: World, model: nn.Module, plan: Plan
+) -> tuple[World, layouts.Layout]:
+    """The threads and the layout for micro-batches of the plan's size."""
+    size = plan.micro_batch_size
+    if world.device.type == "cpu" and settings.threads == "auto" and layouts.tiny(model, size):
+        world = world.on_one_thread()
+    return world, layouts.choose(settings.layout, model, world.device, world.threads, size)
 
 
 def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device) -> list[str]:

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from launcher import draws, rng
-from launcher.build import Parts
+from launcher import draws, layout, rng
+from launcher.build import Parts, computed
 from launcher.data import feed
 from launcher.passes import Passes
 from launcher.plan import Seeds
@@ -26,8 +26,9 @@ Adam, one for the exchange of gradients. They are occupied during the trial."""
 
 
 def fitted(parts: Parts, step: int = 0) -> Parts:
-    """The same parts, whose plan has the largest micro-batch, of those that halving gives, that
-    fits in every process. A collective.
+    """The same parts, for the largest micro-batch, of those that halving gives, that fits in every
+    process: with the threads and the layout that a restart, which knows the size, chooses. A
+    collective.
 
     Raises torch's error when memory runs out with one sample.
     """
@@ -41,12 +42,23 @@ def fitted(parts: Parts, step: int = 0) -> Parts:
         size = parts.plan.micro_batch_size
         if size == 1:
             raise error or MemoryError("another process is full with one sample")
-        parts = replace(parts, plan=parts.plan.in_parts_of(size // 2))
+        parts = _in_parts_of(parts, size // 2)
         if parts.world.is_main:
             log.info(
                 "out of memory with micro-batches of %d: trying %d", size,
                 parts.plan.micro_batch_size,
             )  # fmt: skip
+
+
+def _in_parts_of(parts: Parts, most: int) -> Parts:
+    """The same parts, as `build` makes them for micro-batches of at most `most` samples: fewer than
+    now, so that what was large may be small."""
+    plan = parts.plan.in_parts_of(most)
+    world, chosen = computed(parts.settings, parts.world, parts.model, plan)
+    if chosen != "native":  # else it is as before, or what the first batch asked for
+        return replace(parts, plan=plan, world=world)
+    layout.restore(parts.moved)
+    return replace(parts, plan=plan, world=world, layout=chosen, moved=[])
 
 
 def _tried(parts: Parts, step: int) -> Exception | None:

@@ -5,7 +5,8 @@ time of a step of 128 images with channels last, and 0.79 of that of 4 images on
 oneDNN, whose preparation takes longer than such convolutions, is left out (docs/speed.md).
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, Literal
 
@@ -44,17 +45,37 @@ def tiny(model: nn.Module, micro_batch_size: int) -> bool:
     return micro_batch_size <= FEW_IMAGES and size(model) <= SMALL
 
 
-def arrange(model: nn.Module, layout: Layout) -> nn.Module:
-    """The model, its filters in channels-last memory if that is the layout; else as it is."""
-    if layout == "channels_last":
-        return model.to(memory_format=torch.channels_last)
-    return model
+def arrange(model: nn.Module, layout: Layout) -> list[nn.Parameter]:
+    """Put the filters in channels-last memory if that is the layout. Returns those that lay
+    otherwise before: what a recipe arranged itself, and what shares its memory with another tensor
+    of the model, stays as it is."""
+    if layout != "channels_last":
+        return []
+    tensors = {t for t in (*model.parameters(), *model.buffers()) if t.layout == torch.strided}
+    users = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors)
+    moved = []
+    for weight in _filters(model):
+        arranged = weight.data.to(memory_format=torch.channels_last)
+        alone = users[weight.untyped_storage().data_ptr()] == 1
+        # By strides: filters of one channel or one pixel are in both orders, and count as the last.
+        if alone and weight.is_contiguous() and weight.stride() != arranged.stride():
+            weight.data = arranged
+            moved.append(weight)
+    return moved
 
 
-def restore(model: nn.Module) -> Layout:
-    """Filters in contiguous memory again, where a network or a loss needs them so."""
-    model.to(memory_format=torch.contiguous_format)
-    return "contiguous"
+def _filters(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The four-dimensional parameters of its two-dimensional convolutions."""
+    for part in model.modules():
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
+            yield from (parameter for parameter in part.parameters() if parameter.ndim == 4)
+
+
+def restore(filters: Iterable[nn.Parameter]) -> None:
+    """Put those that `arrange` moved where they lay before: a network or a loss needs them so, or
+    another layout was chosen."""
+    for weight in filters:
+        weight.data = weight.data.to(memory_format=torch.contiguous_format)
 
 
 def computing(layout: Layout) -> AbstractContextManager[None]:

@@ -86,9 +86,10 @@ class RunSettings:
     """Mode of torch.compile, for training passes; a model that cannot be compiled is trained as it
     is."""
     layout: Literal["auto", "contiguous", "channels_last", "native"] = "auto"
-    """How filters lie in memory; native: contiguous, and without oneDNN, on a CPU. auto: native for
-    small networks in micro-batches of at most 4 on one thread, else channels_last on a CPU and for
-    large networks on a GPU, else as the recipe has it."""
+    """How filters lie in memory; contiguous: as the recipe has them; native: the same, and without
+    oneDNN, on a CPU. auto: native for small networks in micro-batches of at
+    most 4 on one thread, else channels_last on a CPU and for large networks on a GPU, else as the
+    recipe has it."""
     graphs: Literal["auto", "off"] = "auto"
     """Replay a small model's steps as a CUDA graph, where there is one GPU and one process; off for
     a recipe whose loss or network does something in Python that differs from step to step."""

@@ -121,6 +121,65 @@ def test_the_size_is_kept_when_a_run_continues(monkeypatch: pytest.MonkeyPatch) 
     assert last("auto") == last("given")
 
 
+SEEING = """
+class Seeing(Limited):
+    def __init__(self):
+        super().__init__()
+        self.see = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, image):
+        return super().forward(self.see(image).reshape(len(image), -1))
+
+
+def model(hparams, data):
+    return Seeing()
+"""
+
+
+def test_threads_and_layout_are_chosen_for_the_size_that_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the continued run chooses them, which knows the size from the beginning."""
+    write_recipe(LIMITED + SEEING)
+    monkeypatch.setenv("LIMIT", "forward 4")
+    assert train("whole", "auto", "threads=auto") == 0
+    assert train("auto", "auto", "threads=auto", "max_minutes=0.000001") == 75
+    assert train("auto", "auto", "threads=auto") == 0
+    about = document("auto")
+    assert about["exact"]
+    chosen = [(each["threads"], each["layout"]) for each in about["attempts"]]
+    assert chosen == [(1, "native")] * 2
+    assert last("auto") == last("whole")
+
+
+FOLLOWING = """
+class Following(Limited):
+    def __init__(self):
+        super().__init__()
+        self.teacher = nn.Parameter(self.last.weight.detach().clone(), requires_grad=False)
+
+    def forward(self, image):
+        if self.training:
+            with torch.no_grad():
+                self.teacher.lerp_(self.last.weight + 0.1, 0.1)
+        return super().forward(image) + self.teacher.sum(1)
+
+
+def model(hparams, data):
+    return Following()
+"""
+
+
+def test_a_teacher_that_follows_is_where_it_was_before_the_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_recipe(LIMITED + FOLLOWING)
+    monkeypatch.setenv("LIMIT", "forward 8")
+    assert train("auto", "auto") == 0
+    assert train("given", document("auto")["micro_batch_size"]) == 0
+    assert last("auto") == last("given")
+
+
 def test_memory_that_runs_out_later_ends_the_run_and_the_same_command_takes_half(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -170,7 +170,7 @@ BESIDE: dict[str, set[str]] = {
     "trained": {"layout", "strategy"},
     "passes": {"build", "layout"},
     "ways": {"build", "graphs", "layout", "passes"},
-    "fitting": {"build", "passes"},
+    "fitting": {"build", "layout", "passes"},
     "update": {"build", "graphs", "guard", "meter", "passes", "ways"},
     "profiling": {"guard", "passes", "update"},
     "train": {"build", "passes", "ways", "profiling", "guard", "meter", "evaluate", "saver", "stop"}

@@ -50,8 +50,49 @@ def test_filters_lie_as_asked_and_keep_their_values() -> None:
     layout.arrange(plain, "channels_last")
     assert plain.weight.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(plain.weight, weight)
-    assert layout.restore(plain) == "contiguous"
-    assert plain.weight.is_contiguous()
+    assert plain.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+class Volumes(nn.Module):
+    """What lies in four and in five dimensions, and is no filter of a two-dimensional convolution,
+    beside one that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.deep = nn.Conv2d(3, 6, 5), nn.Conv3d(3, 6, 5)
+        self.register_buffer("grid", torch.zeros(2, 3, 4, 5))
+        self.table = nn.Parameter(torch.zeros(2, 3, 4, 5))
+
+
+def test_only_filters_of_two_dimensional_convolutions_are_moved() -> None:
+    model = Volumes()
+    strides = {name: tensor.stride() for name, tensor in model.state_dict().items()}
+    moved = layout.arrange(model, "channels_last")
+    now = {name: tensor.stride() for name, tensor in model.state_dict().items()}
+    assert {name for name in now if now[name] != strides[name]} == {"flat.weight"}
+    layout.restore(moved)
+    assert strides == {name: tensor.stride() for name, tensor in model.state_dict().items()}
+
+
+def test_what_the_recipe_arranged_or_shares_stays() -> None:
+    own, one, other = (nn.Conv2d(3, 6, 5) for _ in range(3))
+    own = own.to(memory_format=torch.channels_last)
+    other.weight = one.weight
+    views = nn.Conv2d(3, 6, 5), nn.Conv2d(3, 6, 5)
+    both = torch.randn(12, 3, 5, 5)
+    for conv, part in zip(views, both.chunk(2), strict=True):
+        conv.weight = nn.Parameter(part)
+    model = nn.Sequential(own, one, other, *views)
+    moved = layout.arrange(model, "channels_last")
+    assert moved == [one.weight]
+    assert other.weight is one.weight
+    assert all(conv.weight.untyped_storage().data_ptr() == both.untyped_storage().data_ptr()
+               for conv in views)  # fmt: skip
+    layout.restore(moved)
+    assert one.weight.is_contiguous()
+    assert own.weight.is_contiguous(memory_format=torch.channels_last)
+    assert layout.arrange(own, "contiguous") == []
+    assert own.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_onednn_is_left_out_of_passes_and_comes_back() -> None:
@@ -67,6 +108,27 @@ def test_onednn_is_left_out_of_passes_and_comes_back() -> None:
     assert torch.backends.mkldnn.enabled
     with layout.computing("channels_last"):
         assert torch.backends.mkldnn.enabled
+
+
+@pytest.mark.parametrize("kind", ["auto", "channels_last"])
+def test_a_network_with_more_dimensions_trains(kind: str) -> None:
+    path = write_recipe("""
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.flat, self.deep = torch.nn.Conv2d(1, 2, 3), torch.nn.Conv3d(1, 4, 2)
+        self.register_buffer("shift", torch.zeros(1, 1, 1, 1, 1))
+
+    def forward(self, image):
+        seen = self.flat(image)[:, None] + self.shift
+        return self.deep(seen).flatten(1)
+
+def model(hparams, data):
+    return Net()
+""")
+    assert command(path, "name=r", "threads=1", f"layout={kind}") == 0
+    attempt = json.loads(Path("checkpoints/r/run.json").read_text())["attempts"][0]
+    assert attempt["layout"] == "channels_last"
 
 
 def weights(name: str) -> dict[str, torch.Tensor]:
