@@ -18,7 +18,6 @@ measure them:
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
-import torch
 from torch import Tensor, nn
 
 from launcher import draws
@@ -26,6 +25,7 @@ from launcher.buffers import StepAverage
 from launcher.build import Parts
 from launcher.data import Batch
 from launcher.layout import computing
+from launcher.modes import remembered
 from launcher.plan import Seeds, Ticket
 
 _SYNC = nullcontext()
@@ -116,15 +116,14 @@ class Passes:
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """The model, without gradients, as it was before."""
-        before = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        """The model, without gradients, as it was before: passes move buffers, and perhaps
+        parameters, as those of a teacher that follows."""
+        put_back = remembered(self._model)
         try:
             yield
         finally:
             self.forget()
-            with torch.no_grad():
-                for name, buffer in self._model.named_buffers():
-                    buffer.copy_(before[name])
+            put_back()
 
     def _begin(self, ticket: Ticket) -> None:
         self._world.watch.beat()
