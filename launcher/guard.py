@@ -55,6 +55,8 @@ class Guard:
         self._world, self._plan, self._clip = world, plan, clip
         self._parameters = tuple(parameters)
         self._complex = any(parameter.is_complex() for parameter in self._parameters)
+        self._count, self._sparse = 0, False
+        """Of gradients in the last step, and whether one of them was sparse."""
         self._at_once = world.device.type == "cpu"
         self._scaled = world.precision == "fp16"
         self._bad = torch.zeros((), device=world.device)
@@ -78,6 +80,11 @@ class Guard:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if not gradients:
             raise RecipeError("the loss gave no parameter of the model a gradient.")
+        if len(gradients) != self._count:  # the first step, or one that uses other parts
+            self._count = len(gradients)
+            self._sparse = any(gradient.is_sparse for gradient in gradients)
+        if self._sparse:
+            gradients = [_values(p) for p in self._parameters if p.grad is not None]
         if self._scaled:
             if not norm and self._clip is None:
                 return None
@@ -112,10 +119,12 @@ class Guard:
 
     def before_evaluation(self, step: int, parameters: Sequence[nn.Parameter]) -> None:
         """Raises NonFiniteError instead of the score of weights that are not finite: on every
-        process, since all have the same weights. Waits for the device."""
+        process, since all have the same weights. Those that are not trained may be anything: a mask
+        of minus infinity, or whole numbers. Waits for the device."""
         self.before_save()
-        norms = torch._foreach_norm([p.detach() for p in parameters if p.numel()])
-        if not torch.isfinite(torch.stack([norm.float() for norm in norms])).all():
+        trained = [p.detach() for p in parameters if p.requires_grad and p.numel()]
+        norms = [norm.float() for norm in torch._foreach_norm(trained)]
+        if not torch.isfinite(torch.stack(norms)).all():
             self._refuse(step - 1)
 
     def before_save(self) -> None:
@@ -136,6 +145,17 @@ class Guard:
 
 def _real(gradient: Tensor) -> Tensor:
     return torch.view_as_real(gradient) if gradient.is_complex() else gradient
+
+
+def _values(parameter: nn.Parameter) -> Tensor:
+    """Of its gradient, the numbers that are there: those of a sparse one each once, as they then
+    lie in it."""
+    gradient = parameter.grad
+    assert gradient is not None
+    if not gradient.is_sparse:
+        return gradient
+    parameter.grad = gradient = gradient.coalesce()
+    return gradient._values()
 
 
 def not_finite(plan: Plan, step: int) -> NonFiniteError:

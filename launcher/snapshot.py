@@ -5,7 +5,7 @@ copy. On the CPU too they must be copies, since `.cpu()` of a tensor there is th
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,8 +34,8 @@ class Snapshot:
     """state.json"""
     average: Mapping[str, Tensor]
     """What evaluation uses in place of the weights; empty where it uses them."""
-    parameters: frozenset[str]
-    """Names in `model` of what is trained, or could be."""
+    parameters: Set[str]
+    """Names in `model` of what is trained."""
 
     @property
     def nbytes(self) -> int:
@@ -43,7 +43,7 @@ class Snapshot:
         return sum(tensor.nbytes for tensor in tensors) + len(self.state)
 
     def is_finite(self) -> bool:
-        """Whether every parameter is. NumPy and not torch: this runs beside training, and torch
+        """Whether all that is trained is. NumPy and not torch: this runs beside training, and torch
         would start a second team of threads."""
         return all(_is_finite(self.model[name]) for name in self.parameters)
 
@@ -70,7 +70,7 @@ class Host:
             optimizer=self._copied("optimizer/", tensors),
             state=json_bytes(document),
             average=self._copied("average/", average or {}),
-            parameters=frozenset(name for name, _ in model.named_parameters()) & weights.keys(),
+            parameters=weights.keys() & {n for n, p in model.named_parameters() if p.requires_grad},
         )
         if any(tensor.is_cuda for tensor in weights.values()):
             torch.cuda.current_stream().synchronize()

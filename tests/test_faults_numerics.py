@@ -160,3 +160,40 @@ def test_a_run_with_few_descriptors_trains_or_says_why_not() -> None:
     )  # fmt: skip
     assert ran.returncode in (0, 7, 70), ran.stderr
     assert ran.returncode == 0 or "Too many open files" in ran.stderr
+
+
+UNTRAINED = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.table = nn.Linear(16, 4), nn.Embedding(4, 4, sparse=True)
+        self.places = nn.Parameter(torch.arange(4), requires_grad=False)
+        self.mask = nn.Parameter(torch.full((4, 4), -torch.inf).triu(1), requires_grad=False)
+
+    def forward(self, image):
+        weights = self.mask.softmax(1)
+        return self.first(image.flatten(1)) @ weights + self.table(self.places).sum(0)
+
+
+def model(hparams, data):
+    return Net()
+
+
+def optimizer(hparams, model):
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+"""
+
+
+def test_sparse_gradients_and_parameters_that_are_masks_or_whole_numbers_continue_to_the_bit() -> (
+    None
+):
+    def trained() -> dict[str, bytes]:
+        folder = max(RUN.glob("step-*"))
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    assert run(UNTRAINED, "evaluate_every=2", "grad_clip=0.5") == 0
+    whole = trained()
+    RUN.rename("whole")
+    assert run(UNTRAINED, "evaluate_every=2", "grad_clip=0.5", "max_minutes=0.000001") == 75
+    assert run(UNTRAINED, "evaluate_every=2", "grad_clip=0.5") == 0
+    assert trained() == whole

@@ -166,6 +166,41 @@ def test_gradients_of_any_type_are_looked_at(world: World, dtype: torch.dtype) -
         guard.before_update(1, norm=False)
 
 
+def embedding(*, sparse: bool) -> list[Any]:
+    """A table and a bias, with gradients in which one row comes twice."""
+    torch.manual_seed(0)
+    table, bias = nn.Embedding(9, 3, sparse=sparse), nn.Parameter(torch.zeros(3))
+    (table(torch.tensor([4, 1, 4])).exp().sum() + bias.sum()).backward()
+    return [table.weight, bias]
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_sparse_gradients_are_looked_at_and_clipped_as_dense_ones(
+    world: World, clip: float | None
+) -> None:
+    ours, theirs = embedding(sparse=True), embedding(sparse=False)
+    guards = [Guard(world, PLAN, OPTIMIZER, weights, clip) for weights in (ours, theirs)]
+    norms = [guard.before_update(0, norm=True) for guard in guards]
+    torch.testing.assert_close(norms[0], norms[1])
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(one.grad.to_dense(), other.grad)
+    assert ours[0].grad is not None
+    assert ours[0].grad.is_sparse
+    ours[0].grad._values()[1, 1] = float("nan")
+    with pytest.raises(NonFiniteError):
+        guards[0].before_update(1, norm=False)
+
+
+def test_a_sparse_gradient_that_comes_later_is_looked_at(world: World) -> None:
+    weights = embedding(sparse=True)
+    later, weights[0].grad = weights[0].grad, None
+    guard = Guard(world, PLAN, OPTIMIZER, weights)
+    guard.before_update(0, norm=False)
+    weights[0].grad = later
+    guard.before_update(1, norm=False)
+
+
 def test_a_model_without_any_gradient_is_refused(world: World) -> None:
     with pytest.raises(RecipeError, match="gave no parameter of the model a gradient"):
         Guard(world, PLAN, OPTIMIZER, [nn.Parameter(torch.zeros(2))]).before_update(0, norm=False)
@@ -316,3 +351,9 @@ def test_weights_that_are_not_finite_are_not_evaluated(world: World) -> None:
         weight[1] = float("inf")
     with pytest.raises(NonFiniteError, match=re.escape(refused(3))):
         guard.before_evaluation(4, [weight, empty])
+
+
+def test_weights_that_are_not_trained_may_be_anything(world: World) -> None:
+    weight, mask = nn.Parameter(torch.ones(3)), torch.full((2,), -torch.inf)
+    frozen = [nn.Parameter(value, requires_grad=False) for value in (mask, torch.arange(4))]
+    Guard(world, PLAN, OPTIMIZER, [weight, *frozen]).before_evaluation(4, [weight, *frozen])

@@ -42,10 +42,11 @@ def values(snapshot: Snapshot) -> dict[str, Tensor]:
 
 
 def one(parameter: Tensor | None = None, **buffers: Tensor) -> Snapshot:
-    """Of a model with one parameter and some buffers."""
+    """Of a model with one parameter, trained if it can be, and some buffers."""
     model = nn.Module()
     if parameter is not None:
-        model.weight = nn.Parameter(parameter, requires_grad=False)
+        can = parameter.is_floating_point() or parameter.is_complex()
+        model.weight = nn.Parameter(parameter, requires_grad=can)
     for name, buffer in buffers.items():
         model.register_buffer(name, buffer)
     return Host().take(1, model, SGD([torch.zeros(1)]), {})
@@ -97,6 +98,15 @@ def test_the_names_of_parameters_are_those_without_buffers() -> None:
     assert "filters.weight" in taken.parameters
     assert "scale" in taken.parameters
     assert not {"norm.running_mean", "spread", "norm.num_batches_tracked"} & taken.parameters
+
+
+def test_what_is_not_trained_may_be_infinite() -> None:
+    model = Model()
+    with torch.no_grad():
+        model.get_parameter("scale").fill_(-torch.inf)
+    assert not Host().take(1, model, SGD([torch.zeros(1)]), {}).is_finite()
+    model.get_parameter("scale").requires_grad_(False)
+    assert Host().take(1, model, SGD([torch.zeros(1)]), {}).is_finite()
 
 
 def test_a_number_among_the_slots_goes_into_the_state() -> None:
