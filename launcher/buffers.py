@@ -31,6 +31,7 @@ class StepAverage:
         self._share = 1 / (passes * processes)
         self._first: dict[str, Tensor] = {}
         self._changes: dict[str, Tensor] = {}
+        self._infinite: set[str] | None = None
 
     def begin_step(self) -> None:
         """Remember the values that every micro-batch starts from."""
@@ -41,6 +42,8 @@ class StepAverage:
                 for name, b in self._first.items()
                 if b.is_floating_point() or b.is_complex()
             }
+            if self._infinite is None:  # looked at once, since a device has to be waited for
+                self._infinite = {n for n in self._changes if self._first[n].isinf().any()}
 
     def begin_pass(self) -> None:
         if self._needed:
@@ -55,9 +58,13 @@ class StepAverage:
     def end_pass(self) -> None:
         if self._needed:
             with torch.no_grad():
-                now = dict(self._model.named_buffers())
+                now, infinite = dict(self._model.named_buffers()), self._infinite or ()
                 for name, change in self._changes.items():
-                    change += now[name] - self._first[name]
+                    first = self._first[name]
+                    moved = now[name] - first
+                    if name in infinite:  # as a mask: minus infinity less itself is NaN
+                        moved.masked_fill_(now[name] == first, 0)
+                    change += moved
 
     def end_step(self, total: Total | None) -> None:
         """Set the buffers to the mean; `total` is the sum of a tensor over all processes."""

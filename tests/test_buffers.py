@@ -186,3 +186,18 @@ def test_a_backward_pass_works_after_the_buffers_were_restored() -> None:
         average.end_pass()
     average.end_step(None)
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_mask_of_minus_infinity_keeps_its_bits() -> None:
+    """Its change, minus infinity less itself, is no number."""
+    model = nn.BatchNorm1d(3)
+    model.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    average, mask = StepAverage(model, 2, 1), model.get_buffer("mask").clone()
+    average.begin_step()
+    for value in (1.0, 2.0):
+        average.begin_pass()
+        model(torch.randn(4, 3) + value)
+        average.end_pass()
+    average.end_step(None)
+    assert torch.equal(model.get_buffer("mask"), mask)
+    assert model.get_buffer("running_mean").isfinite().all()
