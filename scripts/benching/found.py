@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +34,12 @@ class Found:
 
     def show(self) -> None:
         screen.table(self.title, self.columns, self.rows)
+
+
+def middle(values: Sequence[float], digits: str) -> str:
+    """The median of some values, and their quartiles, in a format."""
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{median:{digits}} [{low:{digits}} to {high:{digits}}]"
 
 
 def machine() -> dict[str, str]:

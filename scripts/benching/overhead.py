@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from benching.clock import Clock
 from benching.columns import COLUMNS
-from benching.found import Found
+from benching.found import Found, middle
 from benching.job import Job
 from benching.rows import CPU, Row
 from benching.speed import ready
@@ -49,7 +49,7 @@ def _add(found: Found, job: Job) -> None:
         pairs.append({name: _window(job, name) for name in order})
     median = {name: statistics.median(pair[name][0] for pair in pairs) for name in _BOTH}
     over = [
-        _middle([pair["launcher"][which] - pair["floor"][which] for pair in pairs])
+        middle([pair["launcher"][which] - pair["floor"][which] for pair in pairs], ",.0f")
         for which in (0, 1)
     ]
     found.rows.append(
@@ -63,8 +63,3 @@ def _window(job: Job, name: str) -> tuple[float, float]:
     COLUMNS[name](job, 0, clock, None)
     each = 1e6 / job.row.steps
     return clock.seconds * each, clock.used * each
-
-
-def _middle(values: list[float]) -> str:
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{median:,.0f} [{low:,.0f} to {high:,.0f}]"

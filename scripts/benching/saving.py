@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benching.clock import Clock
 from benching.columns import EnoughError, Ticking
-from benching.found import Found
+from benching.found import Found, middle
 from benching.job import Job
 from benching.rows import CPU, Row
 from benching.speed import ready
@@ -29,8 +29,8 @@ ROWS: tuple[Row, ...] = (
         steps=200, windows=9,
     ),
     replace(
-        next(row for row in CPU if row.name == "resnet-128"), name="resnet-32-saved", batch_size=32,
-        warmup=2, steps=50, windows=2, title="ResNet-34, CIFAR-10, batch 32",
+        next(row for row in CPU if row.name == "resnet-128"), name="resnet-16-saved", batch_size=16,
+        warmup=2, steps=50, windows=9, title="ResNet-34, CIFAR-10, batch 16",
     ),
 )  # fmt: skip
 
@@ -38,7 +38,8 @@ ROWS: tuple[Row, ...] = (
 def checkpoint(asked: Namespace) -> list[Found]:
     """Windows with and without checkpoints, in turns."""
     columns = ("workload", "without, samples/s", f"every {EVERY} steps, samples/s",
-               "of the rate without", "processor time, of that without")  # fmt: skip
+               "of the rate without [quartiles of the pairs]",
+               "processor time, of that without [quartiles]")  # fmt: skip
     found = Found("checkpoint", f"a checkpoint every {EVERY} steps", columns)
     for row in ROWS:
         if (asked.only or asked.quick) and row.name not in (asked.only or ROWS[0].name):
@@ -50,24 +51,24 @@ def checkpoint(asked: Namespace) -> list[Found]:
 
 
 def _add(found: Found, job: Job, every: int) -> None:
-    sides: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
+    sides = {"without": 10**9, "with": every}
+    pairs: list[dict[str, tuple[float, float]]] = []
     for number in range(job.row.windows + 1):
-        for side, times in sides.items():
+        order = [*sides] if number % 2 else [*sides][::-1]  # neither is always the first
+        pair = {}
+        for side in order:
             with tempfile.TemporaryDirectory() as folder:
-                taken = _window(job, Path(folder) / "run", every if side == "with" else 10**9)
-            if number:  # the first of each warms up
-                times.append(taken)
+                pair[side] = _window(job, Path(folder) / "run", sides[side])
+        pairs.append(pair)
+    pairs = pairs[1:]  # the first warms up
     samples = job.row.steps * job.row.batch_size
-    rate = {
-        side: statistics.median(samples / seconds for seconds, _ in times)
-        for side, times in sides.items()
-    }
-    used = {side: statistics.median(u for _, u in times) for side, times in sides.items()}
+    rate = {side: statistics.median(samples / pair[side][0] for pair in pairs) for side in sides}
     found.rows.append((
         job.row.title, f"{rate['without']:,.0f}", f"{rate['with']:,.0f}",
-        f"{rate['with'] / rate['without']:.3f}", f"{used['with'] / used['without']:.3f}",
+        middle([pair["without"][0] / pair["with"][0] for pair in pairs], ".3f"),
+        middle([pair["with"][1] / pair["without"][1] for pair in pairs], ".3f"),
     ))  # fmt: skip
-    found.raw[job.row.name] = {"seconds, processor seconds": sides, "threads": job.threads}
+    found.raw[job.row.name] = {"seconds, processor seconds": pairs, "threads": job.threads}
 
 
 def _window(job: Job, folder: Path, every: int) -> tuple[float, float]:
