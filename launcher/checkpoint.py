@@ -262,7 +262,7 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | Tog
     if differences:
         raise CheckpointError(
             f"step-{checkpoint.step:012d} does not fit the model that the recipe builds: "
-            f"{listed(differences)}. Give another name= to train the new model."
+            f"{listed(differences, 3)}. Give another name= to train the new model."
         )
     with torch.no_grad():
         for name, tensor in own.items():

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shutil import which
 from typing import Final, Literal
 
 from launcher import inventory, launch, login, storage
@@ -143,6 +144,11 @@ def _wandb() -> Finding:
     return Finding("W&B", "note", f"{mode} ({why})", advice)
 
 
+def _has_nvidia() -> bool:
+    """Whether anything here is of a GPU of NVIDIA's: without it there is nothing to mend."""
+    return which("nvidia-smi") is not None or any(Path("/dev").glob("nvidia*"))
+
+
 def _devices() -> tuple[int, Finding]:
     """How many GPUs there are, and what a run would compute on."""
     import torch
@@ -153,6 +159,8 @@ def _devices() -> tuple[int, Finding]:
         if torch.version.cuda is None:
             return 0, Finding("devices", "note", f"{said}; this torch is built without CUDA",
                               "install torch for your CUDA if there is a GPU")  # fmt: skip
+        if not _has_nvidia():
+            return 0, Finding("devices", "ok", f"{said} (no driver of NVIDIA's)")
         return 0, Finding("devices", "note", f"{said} that torch {torch.__version__} can use",
                           "see nvidia-smi, its driver and CUDA_VISIBLE_DEVICES")  # fmt: skip
     count = torch.cuda.device_count()

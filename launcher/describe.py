@@ -148,7 +148,7 @@ def banner(
             "model": f"{type(parts.model).__name__}, {parameters(parts):,} parameters"
             + _LAYOUTS[parts.layout],
             "data": f"{plan.samples:,} training and {len(test):,} test samples of "
-            f"{' x '.join(map(str, parts.data.shape))}, {len(parts.data.classes)} classes"
+            f"{' x '.join(map(str, parts.data.shape))}, {len(parts.data.classes) or 'no'} classes"
             + resident(parts),
             "devices": devices(parts),
             "plan": f"{planned(plan)}; micro-batches of {plan.micro_batch_size}"

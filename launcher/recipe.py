@@ -62,6 +62,8 @@ class Recipe(Generic[H]):
             raise RecipeError(*problems)
 
 
+_DATACLASS = ("non-frozen dataclass", "follows default argument")
+"""What Python says of a class of hyperparameters that is not decorated as it must be."""
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "data": ("hparams",),
     "model": ("hparams", "data"),
@@ -180,6 +182,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
+def _is_a_call(filename: str) -> bool:
+    """Whether a line of a traceback is of torch calling a layer, which says nothing of it."""
+    return filename.endswith(("/torch/nn/modules/module.py", "/torch/nn/modules/container.py"))
+
+
 def blame(path: Path, error: Exception | SystemExit, what: str) -> LauncherError:
     """A refusal of ours as it is; else a RecipeError with the recipe's line that was running."""
     if isinstance(error, LauncherError):
@@ -192,8 +199,14 @@ def blame(path: Path, error: Exception | SystemExit, what: str) -> LauncherError
         unknown = text.rpartition("'")[0].rpartition("'")[2] if "unexpected" in text else ""
         text += f".{did_you_mean(unknown, fields)} A Recipe has {listed(fields)}"
     frames = traceback.extract_tb(error.__traceback__)
+    frames = traceback.StackSummary.from_list([f for f in frames if not _is_a_call(f.filename)])
     own = [number for number, frame in enumerate(frames) if frame.filename == str(path)]
     place = f"{path}:{frames[own[-1]].lineno}" if own else str(path)
+    if isinstance(error, TypeError) and any(words in text for words in _DATACLASS):
+        return RecipeError(
+            f"{place}: {text.partition(': ')[2]}: write @dataclass(frozen=True, kw_only=True) "
+            f"above a class of hyperparameters."
+        )
     called = "" if own else " (or what it calls)"  # a layer of the wrong size, say
     refusal = RecipeError(f"{place}: {what}{called} raised {text}.")
     if not own or own[-1] != len(frames) - 1:  # else the sentence says it all

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from launcher import describe, screen, settings
 from launcher.build import Parts, build
 from launcher.connect import connect
+from launcher.errors import DataError
 from launcher.layers import scalar
 from launcher.modes import evaluating
 from launcher.request import Request
 from launcher.run import prepare
-from launcher.settings import Origins
+from launcher.settings import Hparams, Origins
 
 MIB = 1 << 20
 
@@ -34,9 +35,16 @@ class Layer:
 def show(request: Request, *, as_json: bool) -> None:
     """Print every setting with its origin, the plan, the layers, and an estimate of the memory."""
     loaded, hparams, origins = prepare(request)
+    if request.launch.is_main and not as_json:
+        values(request, hparams, origins)
     world = connect(request.launch, hparams, request.settings)
     try:
-        parts = build(loaded, hparams, request.settings, world)
+        try:
+            parts = build(loaded, hparams, request.settings, world)
+        except DataError:
+            if world.is_main and not as_json:
+                screen.text("The plan, the layers and the memory cannot be shown without the data:")
+            raise
         found = layers(parts)
         needs = memory(parts, found)
         if not world.is_main:
@@ -44,7 +52,7 @@ def show(request: Request, *, as_json: bool) -> None:
         if as_json:
             screen.text(json.dumps(document(request, parts, origins, found, needs), indent=1))
         else:
-            tables(request, parts, origins, found, needs)
+            tables(request, parts, found, needs)
     finally:
         world.close()
 
@@ -118,16 +126,18 @@ def arithmetic(parts: Parts) -> dict[str, Any]:
     }
 
 
-def tables(
-    request: Request, parts: Parts, origins: Origins, found: list[Layer], needs: Mapping[str, float]
-) -> None:
-    """What `show` prints for a person."""
-    for title, values, sources in (
-        (f"Hyperparameters of {request.path}", parts.hparams, origins),
-        ("Run settings", parts.settings, request.settings_from),
+def values(request: Request, hparams: Hparams, origins: Origins) -> None:
+    """Every setting with its origin, for a person: before the data, which may be out of reach."""
+    for title, given, sources in (
+        (f"Hyperparameters of {request.path}", hparams, origins),
+        ("Run settings", request.settings, request.settings_from),
     ):
-        rows = ((k, scalar(v), sources[k]) for k, v in settings.recorded(values).items())
+        rows = ((k, scalar(v), sources[k]) for k, v in settings.recorded(given).items())
         screen.table(title, ("key", "value", "from"), rows)
+
+
+def tables(request: Request, parts: Parts, found: list[Layer], needs: Mapping[str, float]) -> None:
+    """The plan, the layers and the memory, for a person."""
     screen.table("Plan", ("quantity", "value"), arithmetic(parts).items())
     model_rows = (
         (layer.name or "(model)", layer.kind, " x ".join(map(str, layer.output)),

@@ -9,10 +9,11 @@
 
 Candidates are 0, 1, 2, 4 ... workers up to the cores of each process (`--up-to N`: a source that
 waits for a network profits from more). The answer is the fewest with which training is within 3 %
-of its fastest, and is kept in the user's cache folder for this machine, source, recipe with its
-hyperparameters, micro-batch size, processes and threads: a run with workers=auto takes it and says
-so in its banner. Several processes measure together, without exchanging gradients. Nothing is
-downloaded without a recipe's name; data in memory needs no workers and keeps no answer.
+of its fastest. It is kept, unless the figures show that the machine was busy, in the user's cache
+folder for this machine, source, recipe with its hyperparameters, micro-batch size, processes and
+threads: a run with workers=auto takes it and says so in its banner. Several processes measure
+together, without exchanging gradients. Nothing is downloaded without a recipe's name; data in
+memory needs no workers and keeps no answer.
 """
 
 import argparse
@@ -127,7 +128,7 @@ def measure(
     found = tuning.tune(bench, model, workers if drawn else [0], asked.seconds, show)
     result = report.answer(found, in_memory=not drawn)
     result |= {"at": None, "stored": None}
-    if drawn and parts.world.is_main:
+    if drawn and parts.world.is_main and not found.contradicts_itself:
         result |= _store(parts, found)
     if asked.exhaustive:
         began = time.monotonic()

@@ -21,6 +21,9 @@ TIE = 0.03
 """Rates that differ by less are as good as equal: then fewer workers are better."""
 WAITING = 0.05
 """Share of the time waiting for data above which a loader does not keep up."""
+NOISE = 0.1
+"""By how much more training can seem faster than the model alone on a machine without other work.
+"""
 ROUNDS, TURNS = 3, 3
 DEEPER = 2 * PREFETCH
 # Until which share of the time a part of the tuning may begin something new.
@@ -54,6 +57,13 @@ class Found:
     def waits(self) -> float:
         """Share of the time that training waits for data, with the answer."""
         return statistics.median(self.chosen.waits)
+
+    @property
+    def contradicts_itself(self) -> bool:
+        """Whether training was faster than the model alone, which is less work, or as fast though
+        it waited for data: then other work on the machine was measured."""
+        share = statistics.median(self.chosen.training) / statistics.median(self.model)
+        return share > 1 + NOISE or (share >= 1 and not self.keeps_up)
 
     @property
     def keeps_up(self) -> bool:
@@ -162,12 +172,14 @@ def best(lanes: Sequence[Lane]) -> Lane:
 
 
 def drop(alive: Sequence[Lane]) -> None:
-    """Mark who is clearly slower than the best: in three turns of four by more than a tie."""
+    """Mark who is clearly slower than the best by more than a tie: in three turns of four, and in
+    the middle of all, which is what is said of it."""
     winner = best(alive)
+    most = statistics.median(winner.training)
     for lane in alive:
-        share = quartiles(ratios(lane, winner))
-        if share[2] < 1 - TIE:
-            lane.out = f"{1 - share[1]:.0%} slower than {winner.workers}"
+        share = statistics.median(lane.training) / most
+        if quartiles(ratios(lane, winner))[2] < 1 - TIE and share < 1 - TIE:
+            lane.out = f"{1 - share:.0%} slower than {winner.workers}"
 
 
 def choice(alive: Sequence[Lane]) -> Lane:

@@ -100,6 +100,7 @@ def answer(found: Found, *, in_memory: bool) -> Document:
         "other_threads": found.threads,
         "data_wait": found.waits,
         "keeps_up": found.keeps_up,
+        "too_busy": found.contradicts_itself and not in_memory,
         "in_memory": in_memory,
         "sentences": sentences,
         "seconds": found.seconds,
@@ -109,6 +110,16 @@ def answer(found: Found, *, in_memory: bool) -> Document:
 def _keeping_up(found: Found, *, in_memory: bool) -> str:
     rate, model = statistics.median(found.chosen.training), statistics.median(found.model)
     share = f"training takes {rate:,.0f} samples/s, the model alone {model:,.0f}"
+    if found.contradicts_itself and in_memory:
+        return (
+            f"0 workers: data in memory needs none. The machine was too busy for more than that: "
+            f"{share}, which is less work."
+        )
+    if found.contradicts_itself:
+        return (
+            f"no answer: {share}, which is less work, and {found.waits:.0%} of the time it waits "
+            f"for data: the machine was too busy. Tune again when it does nothing else."
+        )
     if in_memory:
         return (
             f"0 workers: data in memory needs none. Taking it is {found.waits:.0%} of the time: "
@@ -166,7 +177,8 @@ def table(result: Document) -> None:
 
 
 def _candidate(row: Document, result: Document) -> list[str]:
-    chosen = "the answer" if row["workers"] == result["workers"] else ""
+    answered = row["workers"] == result["workers"] and not result["too_busy"]
+    chosen = "the answer" if answered else ""
     return [
         str(row["workers"]), f"{row['first_batch_s']:.2f} s", _rates(row["alone"]),
         _rates(row["training"]), f"{row['data_wait']:.0%}", _memory(row), chosen or row["out"],

@@ -571,14 +571,14 @@ def test_other_names_are_refused() -> None:
     other = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 4))
     message = refused(other, OPTIMIZERS["momentum"](other), read(RUN, 20))
     assert "1.weight is not in the checkpoint" in message
-    assert "2.weight is not in the model" in message
+    assert "2.bias is not in the model" in message
 
 
-def test_at_most_ten_differences_are_listed() -> None:
+def test_at_most_three_differences_are_listed() -> None:
     two_checkpoints()
     deep = nn.Sequential(*(nn.Linear(5, 5) for _ in range(20)))
     message = refused(deep, OPTIMIZERS["momentum"](deep), read(RUN, 20))
-    assert len(re.findall(r"[0-9]+\.(?:weight|bias) is ", message)) == 10
+    assert len(re.findall(r"[0-9]+\.(?:weight|bias) is ", message)) == 3
     assert re.search("and [0-9]+ more", message)
 
 

@@ -44,6 +44,18 @@ def test_what_is_here_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("driver", [True, False])
+def test_a_driver_is_to_be_mended_only_where_there_is_one(
+    driver: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("launcher.checkup._has_nvidia", lambda: driver)
+    seen = found(capsys)["devices"]
+    assert ("nvidia-smi" in seen["advice"]) == driver
+    assert seen["verdict"] == ("note" if driver else "ok")
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_hidden_config_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(os.environ["HF_HOME"]) / "accelerate" / "default_config.yaml"
     path.parent.mkdir()

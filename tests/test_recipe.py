@@ -1,5 +1,6 @@
 """A recipe file is loaded, or refused with the file, the line and the nearest name."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -229,3 +230,30 @@ def test_a_recipe_without_a_schedule_keeps_its_learning_rate() -> None:
     )
     assert "schedule=" in END
     assert call(load(path), "schedule", float, None, 0.5) == 1.0
+
+
+@pytest.mark.parametrize("decorator", ["@dataclass", "@dataclass(frozen=True)"])
+def test_a_class_of_hyperparameters_is_told_how_to_be_decorated(decorator: str) -> None:
+    path = recipe_with(
+        f"{decorator}\nclass H(Hparams):\n"
+        "    epochs: int = 1\n    batch_size: int = 2\n    lr: float"
+    )
+    with pytest.raises(RecipeError) as error:
+        load(path)
+    (said,) = error.value.problems
+    assert "write @dataclass(frozen=True, kw_only=True) above a class of hyperparameters." in said
+    assert re.match(r"other\.py:\d+: ", said)
+    assert not error.value.frames
+
+
+def test_a_layer_of_the_wrong_size_shows_no_lines_of_torch_calling_layers() -> None:
+    loaded = loaded_with(
+        "net = nn.Sequential(nn.Linear(2, 3), nn.Linear(4, 1))\n\n\n"
+        "def loss(model, batch):\n    return net(torch.zeros(1, 2))  # here"
+    )
+    with pytest.raises(RecipeError, match="cannot be multiplied") as error:
+        call(loaded, "loss", object, None, None)
+    assert "# here" in error.value.frames or "net(torch.zeros" in error.value.frames
+    assert "linear.py" in error.value.frames
+    assert "modules/module.py" not in error.value.frames
+    assert "container.py" not in error.value.frames

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from conftest import command, write_recipe
 
+from launcher.errors import DataError
 from launcher.settings import Hparams, RunSettings
 
 MIB = 1 << 20
@@ -158,6 +159,21 @@ def test_what_a_run_would_refuse_is_refused(
     assert command("show", recipe, *arguments) == code
     assert words in capsys.readouterr().err
     assert files() == before
+
+
+def test_settings_are_shown_where_the_data_cannot_be_had(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = write_recipe(
+        "from launcher.errors import DataError\n\n\n"
+        "def data(hparams): raise DataError('the network is gone.')"
+    )
+    assert command("show", path, "lr=0.25") == DataError.code
+    said = capsys.readouterr()
+    for words in ("Hyperparameters of tiny.py", "0.25", "Run settings",
+                  "the memory cannot be shown without the data:"):  # fmt: skip
+        assert words in said.out
+    assert "the network is gone" in said.err
 
 
 def test_a_layer_without_a_tensor_for_output_is_shown_too(out: Out) -> None:

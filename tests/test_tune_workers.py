@@ -242,7 +242,7 @@ def test_candidates_double_up_to_the_cores() -> None:
 def test_fewer_workers_win_a_tie() -> None:
     alive = [lane(0, 50, 52, 51), lane(1, 98, 99, 97), lane(2, 100, 99, 101)]
     tuning.drop(alive)
-    assert [one.out for one in alive] == ["50% slower than 2", "", ""]
+    assert [one.out for one in alive] == ["49% slower than 2", "", ""]
     assert tuning.choice(alive[1:]).workers == 1
 
 
@@ -260,3 +260,33 @@ def test_a_loader_that_is_too_slow_is_said_to_be() -> None:
     assert not found.keeps_up
     (sentence,) = tuning_report.answer(found, in_memory=False)["sentences"]
     assert "50% less than it could; 50% of the time it waits for data" in sentence
+
+
+@pytest.mark.parametrize(
+    ("training", "model", "waits", "busy"),
+    [
+        ([3010.0], [1738.0], 0.34, True),
+        ([1750.0], [1738.0], 0.34, True),
+        ([1750.0], [1738.0], 0.01, False),
+        ([900.0], [1738.0], 0.34, False),
+    ],
+    ids=["much faster than the model alone", "waiting costs nothing", "a tie", "a slow loader"],
+)
+def test_figures_that_contradict_each_other_are_no_answer(
+    training: list[float], model: list[float], waits: float, busy: bool
+) -> None:
+    one = lane(1, *training)
+    one.waits = [waits]
+    found = tuning.Found([one], one, {}, model=model)
+    for in_memory in (False, True):
+        (sentence,) = tuning_report.answer(found, in_memory=in_memory)["sentences"]
+        assert ("machine was too busy" in sentence) == busy
+        assert "0% less" not in sentence
+        assert sentence.startswith("no answer") == (busy and not in_memory)
+
+
+def test_what_is_said_of_a_slower_one_is_what_the_table_shows() -> None:
+    """Turn by turn these are half as fast, in the middle a tenth slower."""
+    alive = [lane(1, 100, 200, 110), lane(2, 90, 99, 55)]
+    tuning.drop(alive)
+    assert alive[1].out == "18% slower than 1"
