@@ -18,6 +18,7 @@ from launcher.data import Batch, Data, Resident, assemble
 from launcher.ema import Average
 from launcher.errors import DataError, RecipeError, SettingsError, listed
 from launcher.evaluate import checked
+from launcher.kept import Kept, own_memory, refuse
 from launcher.loaders import Loaders
 from launcher.modes import evaluating
 from launcher.monitor import Monitor, chosen
@@ -61,6 +62,8 @@ class Parts:
     """Of the filters of convolutions."""
     moved: Sequence[nn.Parameter]
     """Filters that lie otherwise than the recipe made them."""
+    kept: Kept
+    """Looks for what checkpoints would lose."""
 
     def sample(self, part: str) -> Batch:
         """A batch of at most two samples of `train` or `test`, as the model would get it."""
@@ -108,6 +111,7 @@ def build(
     pretrained.used.set("")
     model: nn.Module = recipes.call(loaded, "model", nn.Module, hparams, data)
     model = model.to(world.device)
+    own_memory(model)
     world, layout = computed(settings, world, model, plan)
     moved = layouts.arrange(model, layout)
     _check_model(loaded, model)
@@ -132,7 +136,7 @@ def build(
         loaded, hparams, settings, world, data, model, optimizer, base_lrs, groups, plan, resident,
         Loaders.of(loaded, hparams, settings, world, data, plan, resident=resident), monitor,
         None if hparams.ema is None else Average(model, hparams.ema),
-        pretrained.used.get(), layout, moved,
+        pretrained.used.get(), layout, moved, Kept(model, optimizer),
     )  # fmt: skip
 
 
@@ -246,12 +250,7 @@ def _check_sources(loaded: Loaded, data: Data) -> None:
 def _check_model(loaded: Loaded, model: nn.Module) -> None:
     if not any(p.requires_grad for p in model.parameters()):
         raise RecipeError(f"recipe.model in {loaded.path} has no parameter that can be trained.")
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise RecipeError(
-                f"recipe.model in {loaded.path} keeps {name} as {type(value).__name__}: only "
-                f"tensors can be saved."
-            )
+    refuse(model, f"recipe.model in {loaded.path}")
 
 
 def _check_optimizer(loaded: Loaded, model: nn.Module, optimizer: Optimizer) -> None:

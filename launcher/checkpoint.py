@@ -27,9 +27,9 @@ from safetensors.torch import load as tensors_of
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from launcher import storage, tensorfile
+from launcher import kept, storage, tensorfile
 from launcher.errors import CheckpointError, StorageError, listed
-from launcher.slots import put_slots
+from launcher.slots import numbers, put_slots
 from launcher.snapshot import Host, Snapshot, json_bytes
 from launcher.together import Together, kind_of
 
@@ -189,7 +189,8 @@ def parse(files: Mapping[str, bytes], step: int) -> Checkpoint:
         state = json.loads(files["state.json"])
         if not isinstance(state, dict) or not isinstance(state.get("slots"), dict):
             raise CheckpointError(f"{folder}: state.json is not the state of a run.")
-        optimizer = dict(tensors_of(files["optimizer.safetensors"])) | state.pop("slots")
+        slots = numbers(state.pop("slots"))
+        optimizer = dict(tensors_of(files["optimizer.safetensors"])) | slots
         model = tensors_of(files["model.safetensors"])
         average = tensors_of(files[AVERAGE]) if AVERAGE in files else {}
         return Checkpoint(step, model, manifest.optimizer, optimizer, state, files, average)
@@ -240,8 +241,10 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | Tog
     """Load weights and optimizer state in place, by parameter name.
 
     Raises CheckpointError with the first ten differences when names, shapes or dtypes are not those
-    that the recipe built. Nothing is changed then.
+    that the recipe built, RecipeError for a model that nothing can be loaded into. Nothing is
+    changed then.
     """
+    kept.refuse(model)
     own = model.state_dict()
     differences = list(_differences(own, checkpoint.model))
     if checkpoint.average:

@@ -76,6 +76,11 @@ def explained(
         )
     if isinstance(error, SystemExit) or _is_about_the_recipe(path, error):
         return blame(path, error, "the recipe")
+    if parts is not None and isinstance(error, KeyError | RuntimeError):
+        try:  # who looked for a tensor by a name or a shape that it had
+            parts.kept.check_forms(left_out=True)
+        except RecipeError as changed:
+            return changed
     return error
 
 

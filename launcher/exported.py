@@ -19,6 +19,7 @@ from launcher import pretrained, recipe, rng, settings
 from launcher.data import Data, finish
 from launcher.documents import read_json
 from launcher.errors import CheckpointError
+from launcher.kept import own_memory
 from launcher.recipe import Loaded
 from launcher.rng import SampleRng
 from launcher.settings import Hparams
@@ -87,6 +88,7 @@ def made(loaded: Loaded, hparams: Hparams) -> tuple[Data, nn.Module]:
     data: Data = recipe.call(loaded, "data", Data, hparams)
     torch.manual_seed(rng.torch_seed(hparams.seed))
     model: nn.Module = recipe.call(loaded, "model", nn.Module, hparams, data)
+    own_memory(model)
     return data, model
 
 

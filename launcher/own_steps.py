@@ -17,6 +17,7 @@ from launcher.connect import connect
 from launcher.data import Batch, Data, feed
 from launcher.errors import Preempted, RecipeError
 from launcher.guard import not_finite
+from launcher.kept import Kept, own_memory, refuse
 from launcher.meter import Meter
 from launcher.plan import Plan
 from launcher.record import Record
@@ -42,6 +43,7 @@ class OwnLoop(Generic[H]):
     model: nn.ModuleDict
     optimizer: Together
     groups: Sequence[Mapping[str, Any]]
+    kept: Kept
     data: Data
     plan: Plan
     monitor = average = layout = None  # nothing is evaluated, and models are the script's
@@ -102,6 +104,7 @@ class OwnLoop(Generic[H]):
             before=lambda ticket: self._seed(ticket.step, rng.AUGMENT),
         ))  # fmt: skip
         shown = saved = time.monotonic()
+        begun = self.state.step
         for step in range(self.state.step, self.plan.total_steps):
             self.world.watch.begin_step(step)
             _, batch = next(batches)
@@ -109,6 +112,8 @@ class OwnLoop(Generic[H]):
             self._noted = {}
             yield step, batch
             self.state.step = step + 1
+            if step == begun:
+                saver.check()
             meter.stepped(self.plan.batch_size)
             self.screen.step(self.state.step)
             if due(self.state.step, every["log"], self.plan.total_steps):
@@ -169,7 +174,10 @@ class OwnLoop(Generic[H]):
         self.data = data
         self.plan = Plan.of(self.hparams, len(data.train.source))
         self.model = nn.ModuleDict(models)
+        refuse(self.model)
+        own_memory(self.model)
         self.optimizer = Together(self.model, optimizers)
+        self.kept = Kept(self.model, self.optimizer)
         self.groups = group_values(self.optimizer)
         record = self._record = Record(self._request.folder)
         self._held.callback(record.close)

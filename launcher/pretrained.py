@@ -27,6 +27,7 @@ from launcher import checkpoint, download, sources, storage
 from launcher.catalog import Remote
 from launcher.documents import read_json
 from launcher.errors import DataError, SettingsError, listed
+from launcher.kept import own_memory
 
 _PUBLISHED: Final = re.compile(r"[^/]+-([0-9a-f]{8,64})\.(pth|pt|safetensors)")
 """A file's name that ends with the beginning of its sha256, as torch.hub has them."""
@@ -55,6 +56,7 @@ def load(model: nn.Module, weights: str, head: str) -> None:
     if found is None:
         return
     digest, tensors = found
+    own_memory(model)
     own = {
         name: tensor
         for name, tensor in model.state_dict().items()

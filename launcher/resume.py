@@ -16,6 +16,7 @@ from launcher.record import Record
 from launcher.request import Request
 from launcher.screen import Screen
 from launcher.settings import Hparams
+from launcher.slots import put_groups
 from launcher.state import State
 from launcher.trained import Trained
 
@@ -164,6 +165,5 @@ def restored(parts: Trained, found: Checkpoint | None, step: int) -> State:
     checkpoint.restore(found, parts.model, parts.optimizer)
     if parts.average is not None:
         parts.average.restore(found.average)
-    for group, changes in zip(parts.optimizer.param_groups, found.state["groups"], strict=False):
-        group.update(changes)
+    put_groups(parts.optimizer, found.state["groups"])
     return State(**found.state)

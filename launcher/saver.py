@@ -59,11 +59,13 @@ class Saver:
     def save(self, state: State) -> None:
         """Begin to write the checkpoint of a step, after the one before is durable. A collective.
 
-        Raises what the one before met: NonFiniteError, or StorageError when there were too many.
+        Raises what the one before met: NonFiniteError, or StorageError when there were too many;
+        and what `check` does.
         """
+        self._parts.world.on_main(lambda: self._settle(last=False))
+        self.check()
         state.scaler = self._parts.world.scaler()
         state.groups = group_changes(self._parts.optimizer, self._parts.groups)
-        self._parts.world.on_main(lambda: self._settle(last=False))
         if self.record is None:
             return
         parts = self._parts
@@ -75,6 +77,15 @@ class Saver:
             target=self._write, args=(self.record, snapshot, best), name="saver", daemon=True
         )
         self._thread.start()
+
+    def check(self) -> None:
+        """Look for what a checkpoint would lose. A collective. Raises what `Kept.check` does, on
+        every process."""
+        self._parts.world.on_main(self._check)
+
+    def _check(self) -> int:
+        self._parts.kept.check()
+        return 0
 
     def finish(self) -> None:
         """Wait for the last save. A collective. Raises what it met, on every process."""

@@ -4,6 +4,7 @@ Torch's own `load_state_dict` matches by position: parameters that changed place
 other's momentum without a word.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,16 +18,17 @@ from launcher.together import Together, kind_of
 
 def slots_of(
     model: nn.Module, optimizer: Optimizer | Together
-) -> tuple[dict[str, Tensor], dict[str, int | float]]:
-    """The optimizer's tensors and numbers as `parameter.name/slot`; groups are the recipe's."""
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The optimizer's tensors and numbers, for JSON, as `parameter.name/slot`; groups are the
+    recipe's."""
     tensors: dict[str, Tensor] = {}
-    numbers: dict[str, int | float] = {}
+    numbers: dict[str, Any] = {}
     for name, parameter in model.named_parameters():
         for slot, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"{name}/{slot}"] = value
             elif isinstance(value, int | float):
-                numbers[f"{name}/{slot}"] = value
+                numbers[f"{name}/{slot}"] = _for_json(value)
             elif value is not None:
                 raise CheckpointError(
                     f"{kind_of(optimizer)} keeps {slot} of {name} as "
@@ -66,7 +68,7 @@ def group_values(optimizer: Optimizer | Together) -> list[dict[str, Any]]:
     plain = (int, float, bool, str, type(None))
     return [
         {
-            key: list(value) if isinstance(value, tuple) else value
+            key: _for_json(value)
             for key, value in group.items()
             if key not in ("params", "lr")
             and (isinstance(value, plain) or (isinstance(value, tuple | list) and all(
@@ -84,3 +86,30 @@ def group_changes(
         {key: value for key, value in now.items() if key not in before or before[key] != value}
         for now, before in zip(group_values(optimizer), first, strict=True)
     ]
+
+
+def put_groups(optimizer: Optimizer | Together, changes: Iterable[Mapping[str, Any]]) -> None:
+    """Give each group what training had changed in it."""
+    for group, changed in zip(optimizer.param_groups, changes, strict=False):
+        group.update(numbers(changed))
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that JSON held, as they were."""
+    return {name: _from_json(value) for name, value in values.items()}
+
+
+def _for_json(value: Any) -> Any:
+    """JSON has no infinity: it is noted as `{"float": "inf"}`."""
+    if isinstance(value, tuple | list):
+        return [_for_json(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(float(value))}
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(part) for part in value]
+    noted = value.get("float") if isinstance(value, dict) else None
+    return float(noted) if isinstance(noted, str) else value

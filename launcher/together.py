@@ -25,6 +25,7 @@ class Together:
         """Raises RecipeError for a parameter in two optimizers, or in none of the models: what
         belongs to nobody, or to two, could not be restored."""
         self.state = _States()
+        self.optimizers = tuple(optimizers.values())
         self.param_groups: list[dict[str, Any]] = []
         self.kind = ", ".join(f"{name} {type(one).__name__}" for name, one in optimizers.items())
         """What must be equal when a run continues."""

@@ -80,7 +80,8 @@ def train(
     update = Update(parts, passes, guard, stepper, meter, screen.line)
     data = parts.data if profile is None else profile.data(parts.data)
     micro_batches = meter.waiting(_fed(parts, data, state.step))
-    saved, last = time.monotonic(), plan.total_steps
+    saved, begun, last = time.monotonic(), state.step, plan.total_steps
+    in_python = ways.kept_in_python(parts)
     if profile is not None:
         micro_batches = profile.watch(micro_batches, update, last - state.step)
 
@@ -94,6 +95,10 @@ def train(
         set_rates(parts, factor)
         logging = due(step + 1, every["log"], last)
         norm = update(step, micro_batches, norm=logging)
+        if step == begun:
+            saver.check()
+            if counted := ways.counted_in_python(in_python, ways.kept_in_python(parts)):
+                screen.line(counted)
         if parts.average is not None:
             parts.average.update(step)
         state.step = step + 1

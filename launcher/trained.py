@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from launcher.data import Data
 from launcher.ema import Average
+from launcher.kept import Kept
 from launcher.layout import Layout
 from launcher.monitor import Monitor
 from launcher.plan import Plan
@@ -48,6 +49,10 @@ class Trained(Protocol):
     @property
     def average(self) -> Average | None:
         """Of the weights, where evaluations use it."""
+
+    @property
+    def kept(self) -> Kept:
+        """Looks for what checkpoints would lose."""
 
     @property
     def groups(self) -> Sequence[Mapping[str, Any]]:

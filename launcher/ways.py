@@ -6,16 +6,17 @@ What fails or differs is left, with one line that says why. The trial leaves no 
 and processes agree on what it found.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from launcher import draws, graphs, layout
 from launcher.build import Parts
 from launcher.data import Batch
+from launcher.errors import listed
 from launcher.passes import Passes
 from launcher.plan import Ticket
 
@@ -24,6 +25,9 @@ TOLERANCE: Final = {"no": 1e-3, "bf16": 5e-2}
 the plain one. Kernels that are fused or chosen otherwise round otherwise."""
 
 _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+_OF_TORCH: Final = frozenset(vars(nn.Module()))
+_NO_CODE: Final = (lambda: None).__code__
 
 Outcome = tuple[Tensor, list[Tensor | None]]
 Try = Callable[[Ticket, Batch], None]
@@ -135,12 +139,12 @@ def _captured(
             raise RuntimeError("hooks of the model would not be called")
         compute, forget, before = passes.compute, passes.forget, draws.asked
         parameters = list(parts.model.parameters())
-        kept = _kept_in_python(parts)
+        kept = kept_in_python(parts)
         graph = graphs.Graph(compute, parameters, batch, record)
         if draws.asked != before:
             forget()
             raise RuntimeError("the network draws how it is built in each step")
-        if _kept_in_python(parts) != kept:
+        if kept_in_python(parts) != kept:
             forget()
             raise RuntimeError("the network or the loss changes a number of Python's in each step")
         passes.compute, passes.forget = graph, graph.forget  # type: ignore[method-assign]
@@ -153,22 +157,44 @@ def _captured(
     return begin
 
 
-def _kept_in_python(parts: Parts) -> list[tuple[str, object]]:
-    """Numbers, words and lengths of lists that lie in the modules of the model and beside the loss:
-    a recording would not change them, nor see that something else did."""
+def kept_in_python(parts: Parts) -> dict[str, object]:
+    """Numbers, words and lengths of lists that lie in the modules of the model, in the optimizer
+    and beside the loss: a recording would not change them, nor see that something else did."""
     loss: Any = parts.recipe.loss
     while isinstance(loss, partial):
         loss = loss.func
     cells = getattr(loss, "__closure__", None) or ()
-    spaces = [vars(part) for part in parts.model.modules()]
-    enclosed = {f"{number}": cell.cell_contents for number, cell in enumerate(cells)}
-    spaces += [getattr(loss, "__globals__", {}), enclosed]
-    return [
-        (name, len(value) if isinstance(value, list | dict | set) else value)
-        for space in spaces
-        for name, value in space.items()
+    enclosed = zip(getattr(loss, "__code__", _NO_CODE).co_freevars, cells, strict=False)
+    spaces = {f"{name}." if name else "": vars(m) for name, m in parts.model.named_modules()}
+    spaces["recipe.optimizer: "] = {
+        name: value
+        for name, value in vars(parts.optimizer).items()
+        if name[0] != "_" and name not in ("state", "param_groups", "defaults")  # `Kept` has those
+    }
+    spaces["recipe.loss: "] = getattr(loss, "__globals__", {})
+    spaces["recipe.loss: its "] = {name: cell.cell_contents for name, cell in enclosed}
+    return {
+        f"{space}{name}": len(value) if isinstance(value, list | dict | set) else value
+        for space, values in spaces.items()
+        for name, value in values.items()
         if isinstance(value, bool | int | float | str | list | dict | set | None)
-    ]
+    }
+
+
+def counted_in_python(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """What to say when a step changed what `kept_in_python` gives; an empty text if none did."""
+    found = sorted(
+        name
+        for name, value in now.items()
+        if (name not in before or before[name] != value)
+        and not (name.split(".")[-1] in _OF_TORCH or name.endswith("__"))
+    )
+    if not found:
+        return ""
+    return (
+        f"a step changes what is kept in Python and not in checkpoints: {listed(found)}. A "
+        f"continued run begins with the first value; a buffer would keep what training counts"
+    )
 
 
 def _length(parts: list[Tensor]) -> float:

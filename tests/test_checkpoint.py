@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
@@ -31,6 +32,7 @@ from launcher.checkpoint import (
     tidy,
 )
 from launcher.errors import CheckpointError, StorageError
+from launcher.slots import group_changes, group_values, put_groups
 
 RUN = Path("run")
 PARTS = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "COMMIT")
@@ -212,6 +214,23 @@ def test_numbers_among_the_slots_come_back() -> None:
     restore(read(RUN, 3), other, other_optimizer)
     assert other_optimizer.state[other.get_parameter("0.weight")]["calls"] == 3
     assert "slots" not in read(RUN, 3).state
+
+
+def test_numbers_that_json_does_not_know_come_back() -> None:
+    model, optimizer = trained(plain, OPTIMIZERS["momentum"])
+    first = group_values(optimizer)
+    optimizer.state[model.get_parameter("0.weight")]["least"] = math.inf
+    optimizer.param_groups[0] |= {"most": -math.inf, "pair": (math.nan, "inf", 2)}
+    save(RUN, 3, model, optimizer, {"groups": group_changes(optimizer, first)})
+    found = read(RUN, 3)
+    other, other_optimizer = trained(plain, OPTIMIZERS["momentum"])
+    restore(found, other, other_optimizer)
+    put_groups(other_optimizer, found.state["groups"])
+    assert other_optimizer.state[other.get_parameter("0.weight")]["least"] == math.inf
+    group = other_optimizer.param_groups[0]
+    assert group["most"] == -math.inf
+    assert math.isnan(group["pair"][0])
+    assert group["pair"][1:] == ["inf", 2]
 
 
 def test_views_of_one_tensor_can_be_saved() -> None:

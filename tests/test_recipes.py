@@ -33,7 +33,9 @@ def test_every_recipe_trains_on_every_data_set(
     given = ["weights=none", "size=32"] if path.stem == "finetune_resnet" else []
     given += [f"dataset={dataset}", "batch_size=8", f"data_dir={REAL or 'data'}"]
     assert cli.main([str(path), *given, "--dry-run"]) == 0
-    assert "dry run: one step and one evaluation of 256 samples worked" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "dry run: one step and one evaluation of 256 samples worked" in shown
+    assert "kept in Python" not in shown
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -64,4 +66,6 @@ def test_the_recipe_in_the_readme_works(capsys: pytest.CaptureFixture[str]) -> N
     source = (ROOT / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
     Path("mine.py").write_text(source)
     assert cli.main(["mine.py", "dataset=digits", "--dry-run"]) == 0
-    assert "dry run: one step and one evaluation of 256 samples worked" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "dry run: one step and one evaluation of 256 samples worked" in shown
+    assert "kept in Python" not in shown

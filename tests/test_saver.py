@@ -19,6 +19,7 @@ from launcher.build import Parts
 from launcher.connect import connect
 from launcher.documents import read_json
 from launcher.errors import CheckpointError, NonFiniteError, StorageError
+from launcher.kept import Kept
 from launcher.launch import Launch
 from launcher.plan import Plan
 from launcher.record import Record
@@ -94,6 +95,7 @@ def one(screen: Screen | None = None, model: nn.Module | None = None) -> Run:
         optimizer=optimizer,
         groups=group_values(optimizer),
         average=None,
+        kept=Kept(model, optimizer),
         settings=RunSettings(keep=2),
         plan=Plan(seed=0, epochs=5, samples=8, batch_size=4, micro_batch_size=4),
         world=connect(Launch(cpu=True), Hparams(epochs=1, batch_size=4), RunSettings(threads=1)),
