@@ -22,7 +22,8 @@ class Average:
 
     After step t, from 0, it is moved towards the model by `1 - min(decay, t / (t + 1))`: until
     `decay` is reached it is the mean of all steps so far, so that a short run is not weighed down
-    by its first weights. What is not floating is the model's own.
+    by its first weights. What is not floating, or not finite from the beginning, as a mask, is
+    the model's own.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -30,6 +31,7 @@ class Average:
         self.decay = decay
         self._model = model
         self.tensors = {name: value.clone() for name, value in model.state_dict().items()}
+        self._averaged = {name for name, value in self.tensors.items() if _has_a_mean(value)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what a checkpoint holds; from the model as it is where that is nothing, since
@@ -43,12 +45,17 @@ class Average:
         """The model has made its step number `step`, from 0."""
         average, now = [], []
         for name, value in self._model.state_dict().items():
-            if value.is_floating_point() or value.is_complex():
+            if name in self._averaged:
                 average.append(self.tensors[name])
                 now.append(value)
             else:
                 self.tensors[name].copy_(value)
         torch._foreach_lerp_(average, now, 1 - min(self.decay, step / (step + 1)))
+
+
+def _has_a_mean(tensor: Tensor) -> bool:
+    """Infinity on the way to itself is NaN."""
+    return (tensor.is_floating_point() or tensor.is_complex()) and bool(tensor.isfinite().all())
 
 
 @contextmanager

@@ -113,6 +113,18 @@ def test_it_begins_as_the_plain_mean() -> None:
         assert average.tensors["weight"].item() == pytest.approx(sum(range(step + 1)) / (step + 1))
 
 
+def test_a_mask_of_minus_infinity_stays_one() -> None:
+    """Its average would be NaN: minus infinity less itself."""
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    frozen = nn.Parameter(torch.full((3,), -torch.inf), requires_grad=False)
+    model.register_parameter("frozen", frozen)
+    average = Average(model, 0.9)
+    for step in range(3):
+        average.update(step)
+    assert same(average.tensors, model.state_dict())
+
+
 def test_a_model_has_its_own_weights_again_after_an_evaluation() -> None:
     model = model_with_everything()
     own = {name: value.clone() for name, value in model.state_dict().items()}
