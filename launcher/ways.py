@@ -139,7 +139,7 @@ def _captured(
             raise RuntimeError("hooks of the model would not be called")
         compute, forget, before = passes.compute, passes.forget, draws.asked
         parameters = list(parts.model.parameters())
-        kept = kept_in_python(parts)
+        kept, buffers = kept_in_python(parts), list(parts.model.buffers())
         graph = graphs.Graph(compute, parameters, batch, record)
         if draws.asked != before:
             forget()
@@ -147,6 +147,9 @@ def _captured(
         if kept_in_python(parts) != kept:
             forget()
             raise RuntimeError("the network or the loss changes a number of Python's in each step")
+        if list(map(id, parts.model.buffers())) != list(map(id, buffers)):
+            forget()  # a recording goes on reading the tensor that was there
+            raise RuntimeError("the network puts new tensors in the places of its buffers")
         passes.compute, passes.forget = graph, graph.forget  # type: ignore[method-assign]
 
         def end() -> None:

@@ -121,6 +121,20 @@ def test_a_network_that_draws_how_it_is_built_is_not_recorded() -> None:
     ]
 
 
+def test_a_network_that_replaces_its_buffers_is_not_recorded() -> None:
+    extra = NORMED + (
+        "\ndef loss(model, batch):\n    found = losses.cross_entropy(model, batch)\n"
+        "    if model.training:\n        model[2].running_mean = model[2].running_mean + 1\n"
+        "    return found\n"
+    )
+    with tried(played, extra=extra) as (parts, passes, said):
+        passes.run(micro_batches(parts))
+    assert said == [
+        "graphs=auto is left out: RuntimeError: the network puts new tensors in the places of its "
+        "buffers"
+    ]
+
+
 @pytest.mark.parametrize(
     "loss",
     [
