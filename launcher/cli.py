@@ -16,6 +16,7 @@ from launcher.errors import (
     BUG,
     INTERRUPTED,
     LauncherError,
+    Preempted,
     SettingsError,
     did_you_mean,
 )
@@ -221,6 +222,8 @@ def _refuse(error: LauncherError) -> None:
         return
     if process:
         time.sleep(3)
+        if isinstance(error, Preempted):  # as all have agreed to, and the main one says so
+            return
     if error.frames:
         sys.stderr.write(error.frames)
     speaker = error.process or process

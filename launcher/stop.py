@@ -70,8 +70,10 @@ class Stop:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             # One of several processes is about to end, and says why: a launcher that has lost
-            # another one sends SIGTERM in just that moment.
-            last_words = self._group is not None and number in (signal.SIGTERM, signal.SIGHUP)
+            # another one sends SIGTERM in just that moment. And who was told to stop ends as it
+            # said, with code 75, however often that is said again.
+            ends = self._group is not None or self.signalled
+            last_words = ends and number in (signal.SIGTERM, signal.SIGHUP)
             signal.signal(number, signal.SIG_IGN if last_words else handler)  # type: ignore[arg-type]
         self._before.clear()
 

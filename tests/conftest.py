@@ -170,9 +170,12 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setenv("WANDB_MODE", "disabled")  # tests of it say otherwise
     monkeypatch.chdir(tmp_path)
     threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
+        for number, handler in handlers.items():  # a run that was told to stop ignores them
+            signal.signal(number, handler)
         _forget_processes()
         if threads is not None:
             sys.modules["torch"].set_num_threads(threads)

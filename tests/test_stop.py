@@ -72,6 +72,13 @@ def test_the_handlers_of_before_come_back() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_who_was_told_to_stop_is_not_ended_by_the_next_signal() -> None:
+    with Stop(1, str):
+        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
 # ── whole runs ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -146,6 +153,17 @@ def test_a_signal_saves_and_ends_with_75(run: Begin, number: signal.Signals) -> 
     assert (RUN / f"step-{about['step']:012d}" / "COMMIT").exists()
 
 
+def test_a_signal_that_is_sent_again_and_again_ends_with_75_too(run: Begin) -> None:
+    process = run()
+    eventually(training)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.002)
+    output = end(process)
+    assert process.returncode == 75, output
+    assert status()["state"] == "preempted"
+
+
 def test_a_second_interrupt_ends_at_once_with_130(
     run: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +224,15 @@ def test_sigterm_to_the_agent_reaches_both_processes(run: Begin) -> None:
     process.send_signal(signal.SIGTERM)
     output = end(process)
     assert status()["state"] == "preempted", output
+
+
+def test_of_two_processes_that_stop_one_says_so(run: Begin) -> None:
+    process = run("max_minutes=0.01", by=TORCHRUN)
+    output = end(process)
+    assert status()["state"] == "preempted", output
+    assert "max_minutes=0.01 are over: stopped after step" in output
+    assert "process 1: " not in output
+    assert "another process was asked" not in output
 
 
 @pytest.mark.slow
@@ -317,6 +344,7 @@ def test_a_run_that_outlives_its_terminal_does_not_hear_that_it_closed() -> None
             with Stop(1, str) as stop:
                 os.kill(os.getpid(), signal.SIGHUP)
                 assert (stop.agreed(1) is Asked.STOP) is taken
-            assert signal.getsignal(signal.SIGHUP) is handler
+            # As it was, or since the process has been told to end.
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
