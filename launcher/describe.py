@@ -10,9 +10,9 @@ from typing import Any, Final
 import torch
 
 from launcher import record, settings, storage
+from launcher.account import read_run, read_status
 from launcher.build import RESIDENT_SHARE, Parts
 from launcher.changes import changes, consequence
-from launcher.documents import read_json
 from launcher.launch import hidden_config
 from launcher.layout import Layout
 from launcher.live import duration
@@ -31,7 +31,7 @@ def run(
     request: Request, parts: Trained, origins: Origins, identity: Mapping[str, Any], step: int
 ) -> dict[str, Any]:
     """The content of run.json: what the run is, and one entry for each attempt at it."""
-    before = read_json(request.folder / "run.json")
+    before = read_run(request.folder)
     here = {
         "processes": parts.world.processes,
         "devices": parts.world.devices,
@@ -93,7 +93,7 @@ def graphs(settings: RunSettings, device: torch.device) -> str:
 def _with_end(attempts: Sequence[dict[str, Any]], request: Request) -> list[dict[str, Any]]:
     """Earlier attempts, the last one with how it ended: a killed one could not say so itself, and
     left `running`."""
-    status = read_json(request.folder / "status.json")
+    status = read_status(request.folder)
     ended = {key: status.get(key) for key in ("state", "code", "reason", "step")}
     return [*attempts[:-1], attempts[-1] | {"ended": ended}] if attempts else []
 
@@ -141,7 +141,9 @@ def banner(
     """What is about to happen, in a dozen lines; `about` is the content of run.json, where there is
     one, and `beside` says which machines see the folder and where the records go."""
     plan, test = parts.plan, parts.data.test.source
-    start = "fresh" if step == 0 else f"continues at step {step} of {plan.total_steps}"
+    start = "dry run" if request.dry_run else "fresh"
+    if step:
+        start = f"continues at step {step} of {plan.total_steps}"
     screen.facts(
         f"{request.name}: {start}",
         {
@@ -210,7 +212,7 @@ def remarks(parts: Trained, request: Request) -> list[str]:
 
 def closing(screen: Screen, request: Request) -> None:
     """The result of a finished run, and what to do next."""
-    status = read_json(request.folder / "status.json")
+    status = read_status(request.folder)
     scores, best = status["result"]["scores"], status["result"]["best"]
     rows = overall(scores)
     monitor = status["result"].get("monitor", request.settings.monitor)
@@ -220,20 +222,28 @@ def closing(screen: Screen, request: Request) -> None:
     if status["reason"]:
         rows["ended"] = status["reason"]
     if seconds := status.get("seconds"):
-        given = read_json(request.folder / "run.json")["hyperparameters"]
+        given = read_run(request.folder)["hyperparameters"]
         rate = status["step"] * given["batch_size"]["value"] / seconds
         rows["time"] = f"{duration(seconds).strip()}, {rate:,.0f} samples/s, everything included"
-    weights = request.label / f"step-{status['step']:012d}" / "model.safetensors"
-    if (average := weights.with_name("ema.safetensors")).exists():
-        weights = average
     screen.facts(
         f"{request.name}: finished at step {status['step']}",
         rows | {
-            "weights": weights,
+            "weights": _weights(request, status["step"], best),
             **({"report": page} if (page := request.label / "report.html").exists() else {}),
             "next": "the same command shows this again; --fresh trains anew, name=... beside it",
         },
     )  # fmt: skip
+
+
+def _weights(request: Request, last: int, best: Mapping[str, Any] | None) -> str:
+    """The file that evaluate, predict and export take: of the best evaluation, if it is there."""
+    name = f"step-{best['step'] if best else last:012d}"
+    if not (request.folder / name).exists():
+        name = f"step-{last:012d}"
+    average = (request.folder / name / "ema.safetensors").exists()
+    file = request.label / name / ("ema.safetensors" if average else "model.safetensors")
+    beside = f", the best; the last are in step-{last:012d}" if name != f"step-{last:012d}" else ""
+    return f"{file}{beside}"
 
 
 def counted(number: int, what: str) -> str:

@@ -7,7 +7,7 @@ in a line.
 from collections.abc import Callable
 from types import TracebackType
 
-from launcher import judge, outcome, report
+from launcher import describe, held, judge, outcome, report
 from launcher.build import Parts
 from launcher.errors import CheckpointError
 from launcher.request import Request
@@ -44,6 +44,18 @@ def write_outcome(request: Request, parts: Parts, verdicts: Verdicts, screen: Sc
 def write_report(request: Request, screen: Screen) -> None:
     """report.html, from what lies in the run folder by now."""
     _guarded(lambda: report.write(request.folder), report.NAME, request, screen)
+
+
+def show_again(request: Request, screen: Screen, *, locked: bool = False) -> None:
+    """The result of a finished run, and its report, if it was killed before it could write that
+    (which is no business of ours while another process has the folder)."""
+    missing = not (request.folder / report.NAME).exists()
+    if missing and (locked or held.owner(request.folder / ".lock") is None):
+        write_report(request, screen)
+    describe.closing(screen, request)
+    if request.profile:
+        screen.line("--profile: the run is finished, so nothing was profiled; give name= for a run "
+                    "beside it")  # fmt: skip
 
 
 def of_a_failure(

@@ -181,6 +181,7 @@ class OwnLoop(Generic[H]):
         self.groups = group_values(self.optimizer)
         record = self._record = Record(self._request.folder)
         self._held.callback(record.close)
+        resume.earlier(self._request, self.identity)  # another command may have had the folder
         resume.refuse_other_data(self._request, self)
         found = resume.newest(self._request, record, self.screen)
         weights = sum(value.nbytes for value in self.model.state_dict().values())

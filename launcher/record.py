@@ -111,13 +111,15 @@ class Record:
                 f"{path} has {count} lines, but the checkpoint was written after {records}. "
                 f"Put the file back, or give --fresh to start again beside what is left."
             )
+        seconds = _seconds(path, records, last) if records else 0.0
         # First, or a run that was finished would pass for what it becomes. Nothing after the step
         # is durable any more: an older checkpoint than the last may have been taken.
-        self.status("running", committed=step)
+        lost = read_json(self.folder / "status.json").get("last_committed_step")
+        self.status("running", committed=step if step or lost else None)
         storage.replace(self.folder / "recipe.py", recipe)
         self._write("run.json", run)
         self._metrics = held.Appender(path, size)
-        return float(json.loads(last)["seconds"]) if records else 0.0
+        return seconds
 
     def metrics(self, line: Mapping[str, float | None]) -> None:
         """Append one record to metrics.jsonl; what is not finite becomes null.
@@ -187,6 +189,17 @@ class Record:
 
     def _write(self, name: str, document: Mapping[str, Any]) -> None:
         write_json(self.folder / name, document)
+
+
+def _seconds(path: Path, number: int, line: bytes) -> float:
+    """How long a run had trained when it wrote a line of its metrics. Raises CheckpointError."""
+    try:
+        return float(json.loads(line)["seconds"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: line {number} is no record of a run. Put the file back, or give "
+            f"--fresh to start again beside what is left."
+        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -4,13 +4,19 @@ What an earlier attempt left in the run folder is read, and refused if this comm
 with the same thing; then the newest whole checkpoint, or the one that was asked for, is taken.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from launcher import checkpoint, describe, settings
+from launcher.account import read_run, read_status
 from launcher.checkpoint import Checkpoint
-from launcher.documents import read_json
-from launcher.errors import CheckpointError, OutOfMemoryError, SettingsError, did_you_mean, listed
+from launcher.errors import (
+    CheckpointError,
+    OutOfMemoryError,
+    SettingsError,
+    did_you_mean,
+    listed,
+)
 from launcher.layers import scalar
 from launcher.record import Record
 from launcher.request import Request
@@ -43,9 +49,16 @@ def earlier(request: Request, identity: Mapping[str, Any]) -> int:
     Raises CheckpointError when this command may not continue it: it learned something else, or
     failed again and again, or should not be there.
     """
-    before = read_json(request.folder / "run.json")
+    before = read_run(request.folder)
     if not before or request.fresh:
-        if request.resume == "must" or isinstance(request.resume, int):
+        there = [] if request.fresh else checkpoint.steps(request.folder)
+        if there and request.resume == "auto":
+            raise CheckpointError(
+                f"{request.label} holds checkpoints and no run.json, which says what they have "
+                f"learned. Put it back, give --resume must to go on as this command says, another "
+                f"name=, or --fresh to move what is there into an archive folder and start again."
+            )
+        if not there and (request.resume == "must" or isinstance(request.resume, int)):
             raise CheckpointError(
                 f"--resume {request.resume}: {request.label} holds no run to continue. Leave "
                 f"--resume out to begin one, or check name= and the settings that the name is made "
@@ -58,15 +71,15 @@ def earlier(request: Request, identity: Mapping[str, Any]) -> int:
             f"it into an archive folder and start again."
         )
     changed = refuse_changes(request, before.get("identity", {}), identity)
-    status = read_json(request.folder / "status.json")
+    status = read_status(request.folder)
     if status.get("state") == "finished" and not changed and not isinstance(request.resume, int):
         return FINISHED
     if request.resume == "auto" and status.get("failures", 0) >= MOST_FAILURES:
         raise CheckpointError(
             f"the run in {request.label} failed {status['failures']} times after step "
-            f"{status['last_committed_step'] or 0}, the last time with: {status['reason']} Another "
-            f"attempt would most likely end there too. Mend the cause, and give --resume must to "
-            f"try again."
+            f"{status.get('last_committed_step') or 0}, the last time with: "
+            f"{status.get('reason')} Another attempt would most likely end there too. Mend the "
+            f"cause, and give --resume must to try again."
         )
     size = int(before.get("micro_batch_size") or 0)
     if identity.get("micro_batch_size") == "auto" and status.get("code") == OutOfMemoryError.code:
@@ -101,7 +114,7 @@ def refuse_changes(
 def refuse_other_data(request: Request, parts: Trained) -> None:
     """Raises CheckpointError when the samples, or the weights to begin with, are not those of the
     run's earlier attempts."""
-    run = read_json(request.folder / "run.json")
+    run = read_run(request.folder)
     before = run.get("data")
     if request.fresh or "data" in request.allow_change:
         return
@@ -131,21 +144,35 @@ def newest(request: Request, account: Record, screen: Screen) -> Checkpoint | No
     for step, sentence in skipped.items():
         checkpoint.set_aside(account.folder, step)
         screen.line(f"set aside: {sentence}")
-    if found is not None and request.resume == "never":
-        raise CheckpointError(f"--resume never: {account.folder} holds checkpoints.")
-    if found is None and request.resume == "must":
-        raise CheckpointError(f"--resume must: {account.folder} holds no checkpoint.")
+    refuse_what_should_not_be(request, there=found is not None)
+    if found is None and (lost := read_status(account.folder).get("last_committed_step")):
+        screen.line(
+            f"warning: the checkpoints up to step {lost} are gone from {request.label}: the run "
+            f"begins again at step 0"
+        )
     return found
 
 
-def _at(step: int, request: Request, account: Record, screen: Screen) -> Checkpoint:
-    """The checkpoint of one step; later ones belong to a past that is left."""
-    there = checkpoint.steps(account.folder)
+def refuse_what_should_not_be(request: Request, *, there: bool) -> None:
+    """Raises CheckpointError where --resume says whether checkpoints are there, and is wrong."""
+    if there and request.resume == "never":
+        raise CheckpointError(f"--resume never: {request.folder} holds checkpoints.")
+    if not there and request.resume == "must":
+        raise CheckpointError(f"--resume must: {request.folder} holds no checkpoint.")
+
+
+def refuse_absent(step: int, request: Request, there: Sequence[int]) -> None:
+    """Raises CheckpointError when a step that is asked for is not among those there."""
     if step not in there:
         raise CheckpointError(
             f"--resume {step}: {request.label} has no checkpoint of that step. It has: "
             f"{listed(there) or 'none'}."
         )
+
+
+def _at(step: int, request: Request, account: Record, screen: Screen) -> Checkpoint:
+    """The checkpoint of one step; later ones belong to a past that is left."""
+    refuse_absent(step, request, checkpoint.steps(account.folder))
     found = checkpoint.read(account.folder, step)
     if archive := account.go_back_to(step):
         screen.line(f"later checkpoints were moved to {request.label / archive.name}")

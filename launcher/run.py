@@ -3,25 +3,22 @@
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from launcher import checkpoint, describe, ending, places, resume, settings, storage
+from launcher import checkpoint, describe, ending, places, rehearsal, resume, settings, storage
+from launcher.account import read_status
 from launcher.agree import refuse_differences
 from launcher.build import Parts, build
 from launcher.checkpoint import Checkpoint
 from launcher.connect import connect
-from launcher.data import First, Split
-from launcher.documents import read_json
 from launcher.errors import LauncherError
-from launcher.evaluate import BLOCK
 from launcher.explain import cause, exit_code, explained, no_silent_exit
 from launcher.fitting import fitted
 from launcher.recipe import Loaded, load
 from launcher.record import Record
 from launcher.request import Request
 from launcher.saver import Saver
-from launcher.screen import Screen, overall
+from launcher.screen import Screen
 from launcher.settings import Hparams, Origins
 from launcher.state import State
 from launcher.stop import Stop, die_with_parent
@@ -57,10 +54,8 @@ def execute(request: Request) -> None:
             if not request.dry_run:
                 before = world.on_main(lambda: look(request, identity, tracker))
             if before == resume.FINISHED:
-                describe.closing(screen, request)
-                if request.profile:
-                    screen.line("--profile: the run is finished, so nothing was profiled; give "
-                                "name= for a run beside it")  # fmt: skip
+                if world.is_main:
+                    ending.show_again(request, screen)
                 return
             continued = before and world.on_main(lambda: len(checkpoint.steps(request.folder)))
             parts = build(
@@ -71,7 +66,7 @@ def execute(request: Request) -> None:
             if hparams.micro_batch_size == "auto" and before == 0:  # else it is known
                 parts = fitted(parts)
             if request.dry_run:
-                dry_run(request, parts, screen)
+                rehearsal.dry_run(request, parts, identity, screen)
             else:
                 attempt(request, parts, origins, identity, screen, tracker, held)
         except BaseException as error:
@@ -107,6 +102,9 @@ def attempt(
         nonlocal account, found
         account = Record(request.folder)
         held.callback(account.close)
+        # Another command may have had the folder since: what it holds is only now sure to stay.
+        if resume.earlier(request, identity) == resume.FINISHED:
+            return resume.FINISHED
         resume.refuse_other_data(request, parts)
         found = resume.newest(request, account, screen)
         weights = sum(value.nbytes for value in parts.model.state_dict().values())
@@ -121,6 +119,10 @@ def attempt(
     anew = request.fresh or request.resume == "never"
     where = places.look(world, request.folder, begins_anew=anew)
     step = world.on_main(take)
+    if step == resume.FINISHED:
+        if account is not None:
+            ending.show_again(request, screen, locked=True)
+        return
     world.watch.on_end = note
     if step:
         state = resume.restored(parts, found, step)
@@ -129,7 +131,7 @@ def attempt(
     about: dict[str, Any] = {}
     if account is not None:
         about = describe.run(request, parts, origins, identity, state.step)
-        seconds = account.begin(parts.loaded.source, about, state.records, state.step or None)
+        seconds = account.begin(parts.loaded.source, about, state.records, state.step)
         tracker.start(request, state.step, parts.plan.total_steps)
     beside = {**({"machines": where} if where else {}), **tracker.shown(request)}
     describe.banner(screen, request, parts, state.step, about, beside)
@@ -177,19 +179,5 @@ def _profile(request: Request, world: World, screen: Screen) -> "Profile | None"
 
 def farewell(request: Request) -> str:
     """The last words of a run that is ended at once."""
-    committed = read_json(request.folder / "status.json").get("last_committed_step") or 0
+    committed = read_status(request.folder).get("last_committed_step") or 0
     return f"interrupted: the last committed step is {committed}; the same command continues there"
-
-
-def dry_run(request: Request, parts: Parts, screen: Screen) -> None:
-    """One step and one block of evaluation; nothing is left on disk."""
-    data, plan = parts.data, parts.plan
-    one_step = replace(plan, samples=plan.batch_size, epochs=1)
-    block = Split(First(data.test.source, BLOCK), data.test.transform)
-    describe.banner(screen, request, parts, 0, None)
-    short = replace(parts, plan=one_step, data=replace(data, test=block))
-    with Stop(parts.world.processes, lambda: "interrupted") as stop:
-        state = train(short, State(), Saver(short, None, screen), screen, stop)
-    scores = "  ".join(f"{key} {score}" for key, score in overall(state.scores).items())
-    screen.line(f"dry run: one step and one evaluation of {len(block.source)} samples worked")
-    screen.line(scores)

@@ -31,7 +31,7 @@ FLOORS: list[set[str]] = [
     | {"held", "catalog", "mirrors", "transfer", "partial", "download", "unpack", "provide"}
     | {"answers", "interface"}
     | {"inventory", "documents", "png", "outcome"}
-    | {"overview", "find", "changes", "asked"}
+    | {"overview", "find", "changes", "account", "asked"}
     | {"request", "outline", "validate"}
     | {
         "secret",
@@ -87,7 +87,7 @@ FLOORS: list[set[str]] = [
     | {"data_verb", "runs_verb", "compare_verb", "completion_verb", "own_loop", "own_steps"}
     | {"reopen", "evaluate_verb", "network", "predict_verb"}
     | {"checkup", "doctor_verb", "export_verb", "export_readme", "onnx_graph"}
-    | {"judge", "ending", "report_verb"}
+    | {"judge", "ending", "rehearsal", "report_verb"}
     | {"report", "report.comparison", "report.lineage", "report.page", "report.run_page"}
     | {"report.curves", "report.palette", "report.plot", "report.reading", "report.samples"}
     | {"report.words", "report.matrix"},
@@ -113,6 +113,7 @@ BESIDE: dict[str, set[str]] = {
     "provide": {"catalog", "download", "errors", "storage", "unpack"},
     "inventory": {"catalog", "provide"},
     "changes": {"layers"},
+    "account": {"documents", "errors"},
     "overview": {"documents", "errors", "held", "layers", "storage"},
     "find": {"errors", "layers", "naming", "overview", "settings", "storage"},
     "asked": {"errors", "find", "layers", "settings", "storage"},
@@ -178,7 +179,7 @@ BESIDE: dict[str, set[str]] = {
     "train": {"build", "passes", "ways", "profiling", "guard", "meter", "evaluate", "saver", "stop"}
     | {"strategy", "update", "verdicts"},
     "resume": {"describe"},
-    "ending": {"judge", "report"},
+    "ending": {"describe", "judge", "report"},
     "report": {"report.comparison", "report.reading", "report.run_page"},
     "report.comparison": {"report.curves", "report.lineage", "report.page", "report.palette"}
     | {"report.plot", "report.reading", "report.words"},
@@ -191,7 +192,8 @@ BESIDE: dict[str, set[str]] = {
     | {"report.plot", "report.reading", "report.samples", "report.words"},
     "report.samples": {"report.words"},
     "report_verb": {"report", "report.page"},
-    "run": {"describe", "ending", "explain", "resume"},
+    "run": {"describe", "ending", "explain", "rehearsal", "resume"},
+    "rehearsal": {"describe", "resume"},
     "own_loop": {"cli", "describe", "explain", "help", "own_steps", "resume"},
     "own_steps": {"describe", "resume", "run"},
     "show": {"describe", "run"},

@@ -154,6 +154,15 @@ def test_the_same_command_on_a_finished_loop_trains_nothing() -> None:
     assert outcome() == before
 
 
+def test_what_another_command_began_meanwhile_is_looked_at_again_with_the_folder_locked() -> None:
+    """It comes to the folder while this one makes its models."""
+    arrive = "import os; os.path.exists('kept') and os.rename('kept', 'checkpoints/r')"
+    assert command("max_minutes=0.000001", prepare=arrive) == 75
+    os.rename("checkpoints/r", "kept")
+    assert command("lr=0.2", prepare=arrive) == 5
+    assert command(prepare=arrive) == 0
+
+
 def test_a_break_in_the_middle_of_a_step_saves_nothing_of_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

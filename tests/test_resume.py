@@ -15,7 +15,8 @@ import pytest
 import torch
 from conftest import command, write_recipe
 
-from launcher import checkpoint, describe, resume, storage, train
+from launcher import checkpoint, describe, held, resume, storage, train
+from launcher.build import build
 from launcher.data import Batch, Data, feed
 from launcher.meter import Meter
 from launcher.plan import Plan, Seeds, Ticket
@@ -407,6 +408,121 @@ def test_a_finished_run_goes_on_to_more_epochs_if_that_is_allowed() -> None:
     assert [line["step"] for line in outcome()["metrics"]][-1] == 48
 
 
+def test_a_report_that_a_kill_prevented_is_written_by_the_same_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """E18: but not while another process has the folder, which may be about to write it."""
+    start()
+    before = everything()
+    page = RUN / "report.html"
+    page.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(held, "owner", lambda path: 4711)
+        start()
+    assert not page.exists()
+    start()
+    assert page.exists()
+    after = everything()
+    assert {**after, str(page): b""} == {**before, str(page): b""}
+
+
+def test_the_weights_that_are_named_are_those_of_the_best(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """N9: as evaluate, predict and export take them."""
+    start("lr=0")
+    best = json.loads((RUN / "status.json").read_text())["result"]["best"]["step"]
+    assert best == 16, "without learning the first evaluation stays the best"
+    out = " ".join(capsys.readouterr().out.split())
+    name = "checkpoints/r/step-000000000016/model.safetensors"
+    assert f"{name}, the best; the last are in step-000000000032" in out
+    shutil.rmtree(checkpoint.folder_of(RUN, 16))
+    start("lr=0")
+    assert "checkpoints/r/step-000000000032/model.safetensors\n" in capsys.readouterr().out
+
+
+# ── a dry run ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "foreseen"),
+    [
+        ((), 0, "without --dry-run it continues at step 10"),
+        (("--resume", "5"), 0, "without --dry-run it goes back to step 5"),
+        (("--fresh",), 0, "without --dry-run it begins at step 0, and what is in the folder is "),
+        (("name=other",), 0, "without --dry-run it begins at step 0\n"),
+        (("lr=0.3",), 5, "lr was 0.2 and is now 0.3"),
+        (("--resume", "7"), 5, "has no checkpoint of that step. It has: 5, 10."),
+        (("--resume", "never"), 5, "--resume never: checkpoints/r holds a run."),
+    ],
+)
+def test_a_dry_run_says_what_the_command_would_do(
+    arguments: tuple[str, ...], code: int, foreseen: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """N15: it said that the run was fresh. After the step, which is what it is for."""
+    start("checkpoint_every=5", stop="ctrl-c 24")
+    before = everything()
+    capsys.readouterr()
+    start(*arguments, "--dry-run", code=code)
+    out, err = capsys.readouterr()
+    assert "dry run: one step and one evaluation" in out
+    assert foreseen in out + " ".join(err.replace("│", " ").split())
+    assert "fresh" not in out.replace("--fresh", "")
+    assert everything() == before
+
+
+def test_a_dry_run_of_a_finished_run_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    start()
+    before = everything()
+    start("--dry-run")
+    assert "without --dry-run it shows the result of this run again" in capsys.readouterr().out
+    assert everything() == before
+
+
+def test_a_dry_run_beside_training_says_that_the_folder_is_in_use(
+    stopped: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held, "owner", lambda path: 4711)
+    start("--dry-run", code=8)
+    assert "the run folder checkpoints/r is in use" in stopped()
+
+
+# ── between a decision and the lock ─────────────────────────────────────────────────────────────
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, *arguments: str, stop: str = "") -> None:
+    """Another command has the folder while the next one builds."""
+
+    def slowly(*given: Any, **also: Any) -> Any:
+        monkeypatch.setattr("launcher.run.build", build)
+        before = os.environ["STOP"]
+        start(*arguments, stop=stop)
+        os.environ["STOP"] = before
+        return build(*given, **also)
+
+    monkeypatch.setattr("launcher.run.build", slowly)
+
+
+@pytest.mark.parametrize("stop", ["", "ctrl-c 24"])
+def test_what_another_command_began_meanwhile_is_not_continued_with_other_hyperparameters(
+    stop: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """E17: it was decided before the folder was locked, and not looked at again."""
+    meanwhile(monkeypatch, "checkpoint_every=5", stop=stop)
+    start("lr=0.3", "checkpoint_every=5", code=5)
+    assert "lr was 0.2 and is now 0.3" in " ".join(capsys.readouterr().err.split())
+    assert json.loads((RUN / "run.json").read_text())["identity"]["lr"] == 0.2
+
+
+def test_what_another_command_finished_meanwhile_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meanwhile(monkeypatch)
+    start()
+    assert capsys.readouterr().out.count("r: finished at step 32") == 2
+    assert len(json.loads((RUN / "run.json").read_text())["attempts"]) == 1
+
+
 # ── changes ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -561,6 +677,35 @@ def test_where_nothing_is_to_be_continued_nothing_is(stopped: Callable[[], str])
     assert outcome()["status"]["state"] == "finished"
 
 
+def test_checkpoints_without_the_account_of_what_they_learned_are_not_continued_in_silence(
+    stopped: Callable[[], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """E19: other hyperparameters went on with them, and that was called exact."""
+    (RUN / "run.json").unlink()
+    before = everything()
+    start("lr=0.3", code=5)
+    assert "checkpoints/r holds checkpoints and no run.json" in stopped()
+    assert everything() == before
+    start("lr=0.3", "--resume", "must")
+    about = json.loads((RUN / "run.json").read_text())
+    assert about["exact"] is False
+    assert "exact=false: run.json was lost" in capsys.readouterr().out
+
+
+def test_checkpoints_that_are_gone_are_said_to_be(
+    stopped: Callable[[], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """E20: once, and not of a run that has none yet."""
+    for folder in RUN.glob("step-*"):
+        shutil.rmtree(folder)
+    start("checkpoint_every=5", stop="ctrl-c 3")
+    gone = "warning: the checkpoints up to step 10 are gone from checkpoints/r"
+    assert gone in capsys.readouterr().out
+    assert outcome()["status"]["last_committed_step"] == 0
+    start("checkpoint_every=5")
+    assert "are gone" not in capsys.readouterr().out
+
+
 def test_checkpoints_are_not_continued_in_silence_when_they_should_not_be(
     stopped: Callable[[], str],
 ) -> None:
@@ -620,6 +765,49 @@ def test_a_damaged_account_is_refused_by_its_name(name: str, stopped: Callable[[
     (RUN / name).write_text("{")
     start("checkpoint_every=5", code=5)
     assert f"{name} is damaged" in stopped()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "where"),
+    [
+        ("run.json", {"identity": 3}, "identity"),
+        ("run.json", {"attempts": 3}, "attempts"),
+        ("run.json", {"attempts": [3]}, "attempts.0"),
+        ("run.json", {"attempts": [{"from_step": "x"}]}, "attempts.0.from_step"),
+        ("run.json", {"micro_batch_size": "abc"}, "micro_batch_size"),
+        ("run.json", {"micro_batch_size": 0}, "micro_batch_size"),
+        ("run.json", {"hyperparameters": {"lr": 1}}, "hyperparameters.lr"),
+        ("status.json", {"failures": "x"}, "failures"),
+        ("status.json", {"last_committed_step": "x"}, "last_committed_step"),
+        ("status.json", {"state": "finished"}, "names no result"),
+        ("status.json", {"state": "finished", "result": {"best": 3}}, "result"),
+        ("status.json", {"state": []}, "state"),
+    ],
+)
+def test_an_account_with_a_value_of_another_type_is_damaged_too(
+    name: str, changes: dict[str, Any], where: str, stopped: Callable[[], str]
+) -> None:
+    """E21: that was called a bug of the launcher."""
+    document = json.loads((RUN / name).read_text())
+    (RUN / name).write_text(json.dumps(document | changes))
+    before = everything()
+    start("checkpoint_every=5", code=5)
+    said = stopped()
+    assert f"{name} is damaged" in said
+    assert where in said
+    assert everything() == before
+
+
+@pytest.mark.parametrize("line", ["x", "[]", "{}", '{"seconds": null}', "\ufffe", "[" * 9999])
+def test_a_line_of_metrics_that_is_none_is_refused(line: str, stopped: Callable[[], str]) -> None:
+    path = RUN / "metrics.jsonl"
+    count = len(path.read_text().splitlines())
+    path.write_text(f"{line}\n" * count)
+    before = outcome()["status"] if line == '{"seconds": null}' else None
+    start("checkpoint_every=5", code=5)
+    assert "metrics.jsonl is damaged: line" in stopped()
+    if before is not None:
+        assert outcome()["status"] == before
 
 
 def test_what_a_crash_left_is_tidied_up(stopped: Callable[[], str]) -> None:
