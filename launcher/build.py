@@ -1,6 +1,7 @@
 """From a recipe and settings to everything that a run is made of, checked before the first step."""
 
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,6 +97,8 @@ def build(
     sources.mirror.set(settings.mirror)
     if settings.compile == "off":
         uncompiled.leave_out()
+    # What does not divide is refused before data is read, and perhaps fetched.
+    Plan.of(sizes or hparams, sys.maxsize, world.processes, world.devices)
     data: Data = recipes.call(loaded, "data", Data, hparams)
     _check_sources(loaded, data)
     samples = len(data.train.source)

@@ -18,6 +18,8 @@ from launcher.live import Live, number
 _BETWEEN_LINES = 5.0
 _MOST_PROBLEMS = 50
 _LONGEST = 3000
+_FRAME = 98
+"""Widest frame in a file, between its corners, however long its lines are."""
 
 
 def _safe(words: str) -> str:
@@ -178,16 +180,24 @@ def shown(metric: str, value: float | None) -> str:
 
 def refuse(error: LauncherError, prefix: str = "") -> None:
     """One box on standard error: what is wrong, and what to do."""
-    problems = [_cut(escape(problem)) for problem in error.problems[:_MOST_PROBLEMS]]
+    problems = [_cut(_safe(problem)) for problem in error.problems[:_MOST_PROBLEMS]]
     if (more := len(error.problems) - _MOST_PROBLEMS) > 0:
         problems.append(f"and {more:,} more")
     body = "\n".join(problems)
     color = "yellow" if isinstance(error, Preempted) else "red"  # which is no failure
     title = f"[bold {color}]{prefix}{error.title}[/bold {color}]"
     console = _Console(stderr=True)
-    if not console.is_terminal:  # in a file a path is whole
-        console.width = max(console.width, 4 + max(len(line) for line in body.splitlines()))
-    console.print(Panel(body, title=title, title_align="left", border_style=color, expand=False))
+    if console.is_terminal:
+        console.print(
+            Panel(_escape(body), title=title, title_align="left", border_style=color, expand=False)
+        )
+        return
+    # In a file a sentence is one line, for whoever searches it, and a path in it whole.
+    lines = body.splitlines()
+    width = min(_FRAME, max(map(len, [f"{prefix}{error.title}    ", *lines])) + 2)
+    head = f"─ {prefix}{error.title} ".ljust(width, "─")
+    framed = [f"╭{head}╮", *(f"│ {line}" for line in lines), f"╰{'─' * width}╯"]
+    console.print("\n".join(framed), markup=False, soft_wrap=True)
 
 
 def _cut(words: str) -> str:

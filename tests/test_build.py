@@ -233,6 +233,11 @@ def test_images_of_another_type_in_training_than_in_tests_are_refused() -> None:
     assert "as float32 in training and as uint8 in tests: do in Data.prepare" in said
 
 
+def test_sizes_that_do_not_divide_are_refused_before_data_is_read() -> None:
+    with pytest.raises(SettingsError, match="nearest sizes that fit: 14 and 21"):
+        built("def data(hparams): raise AssertionError('it was read')", micro_batch_size=7)
+
+
 def test_the_first_weights_are_a_function_of_the_seed() -> None:
     first = weights(built(BATCH_NORM))
     torch.rand(7)

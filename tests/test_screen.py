@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from conftest import ROOT
 
-from launcher.errors import CheckpointError, Preempted, SettingsError
+from launcher.errors import CheckpointError, DataError, Preempted, SettingsError
 from launcher.screen import Screen, refuse, shown, table, text
 
 TRAIN = {
@@ -215,6 +215,21 @@ def test_a_refusal_is_one_box_on_standard_error(capsys: pytest.CaptureFixture[st
     assert err.count("╭") == err.count("╰") == 1
     for problem in problems:
         assert problem in boxed(err)
+
+
+def test_a_refusal_in_a_file_has_whole_sentences_in_a_narrow_frame(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sentence = f"cannot read {'/a-long-folder' * 30}/file.png: [red]give another one."
+    refuse(DataError(sentence, "short"))
+    head, *lines, foot = capsys.readouterr().err.splitlines()
+    assert lines == [f"│ {sentence}", "│ short"]
+    assert head.startswith("╭─ data ──")
+    assert len(head) == len(foot) == 100
+    refuse(DataError("short"))
+    head, line, foot = capsys.readouterr().err.splitlines()
+    assert line == "│ short"
+    assert len(head) == len(foot) < 20
 
 
 def test_a_refusal_says_which_process_it_was(capsys: pytest.CaptureFixture[str]) -> None:
