@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import pytest
 import torch
-from conftest import command, write_recipe
-from safetensors.torch import load_file
+from conftest import command, noted, write_recipe
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import SGD
 
-from launcher import checkpoint
+from launcher import checkpoint, pretrained
 from launcher.errors import CheckpointError, RecipeError
 from launcher.kept import Kept, own_memory, refuse
 
@@ -147,6 +147,20 @@ def test_a_run_of_an_expanded_buffer_continues(given: list[str]) -> None:
     assert same_after_an_interruption(EXPANDED, *given)
 
 
+def test_the_verbs_open_a_run_of_an_expanded_buffer() -> None:
+    assert run(EXPANDED) == 0
+    assert command("evaluate", "r") == 0
+    assert command("export", "r") == 0
+
+
+def test_weights_to_begin_with_go_into_an_expanded_tensor() -> None:
+    model = nn.Linear(3, 2)
+    model.bias.data = torch.zeros(1).expand(2)
+    save_file({"weight": torch.ones(2, 3), "bias": torch.tensor([1.0, 2.0])}, "first.safetensors")
+    pretrained.load(model, "first.safetensors", "head")
+    assert model.bias.tolist() == [1, 2]
+
+
 def test_a_tensor_of_two_modules_stays_one() -> None:
     model = nn.ModuleDict({"one": nn.Identity(), "other": nn.Identity()})
     shared = torch.ones(1).expand(3)
@@ -187,6 +201,7 @@ def test_a_buffer_that_comes_or_grows_is_refused_in_the_first_step(
     found = said(capsys)
     assert "training changed what the model consists of" in found
     assert words in found
+    assert noted() == []
     assert checkpoint.steps(RUN) == []
 
 
@@ -214,6 +229,23 @@ def test_a_buffer_that_is_not_saved_must_not_change(
     assert run(MOVED.replace("PERSISTENT", "False"), *given) == 3
     assert "training changes mean, which the model's state_dict leaves out" in said(capsys)
     assert checkpoint.steps(RUN) == []
+
+
+@pytest.mark.parametrize("after", [0, 5])
+def test_what_would_be_lost_is_refused_after_the_first_step_or_at_the_next_save(
+    after: int,
+) -> None:
+    extra = net(
+        "def begin(self):",
+        "    self.register_buffer('count', torch.zeros(()))",
+        "    self.register_buffer('mean', torch.zeros(16), persistent=False)",
+        "def train_on(self, x):",
+        "    self.count += 1",
+        f"    self.mean += self.count > {after}",
+    )
+    assert run(extra) == 3
+    assert checkpoint.steps(RUN) == ([4] if after else [])
+    assert max((line["step"] for line in noted()), default=0) == (8 if after else 0)
 
 
 def test_a_buffer_that_is_saved_may_change() -> None:

@@ -223,15 +223,25 @@ def test_what_is_wrong_is_said_in_one_sentence(
         (3, "prepare", "second.add_param_group({'params': left.parameters()})", "two optimizers"),
         (3, "prepare", "models['a.b'] = models.pop('left')", "module name can"),
         (3, "end", "list(loop.steps(data, models=models, optimizers=optimizers))", "once in a run"),
+        (3, "prepare", "left.register_buffer('z', torch.zeros(1, dtype=torch.complex128))",
+         "the model keeps left.z as torch.complex128"),
+        (3, "middle", "left.register_buffer('late', torch.zeros(1))", "left.late was not there"),
+        (5, "middle", "first.state['all'] = {'n': 1}", "keeps state['all'] that belongs to no"),
         (6, "middle", "loss = loss * float('nan')", "not finite in step"),
         (10, "middle", "raise torch.OutOfMemoryError('full')", "Give a smaller batch_size="),
     ],
-)
+)  # fmt: skip
 def test_what_a_script_does_wrong_is_said_in_one_sentence(
     code: int, place: str, line: str, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(**{place: line}) == code
     assert says in one_line(capsys)
+
+
+def test_what_would_be_lost_is_refused_after_the_first_step() -> None:
+    late = "left.register_buffer('late', torch.zeros(1))"
+    assert command("log_every=1", middle=late) == 3
+    assert outcome()["metrics"] == []
 
 
 def test_several_processes_are_refused(
