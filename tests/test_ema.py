@@ -166,7 +166,7 @@ def test_evaluations_are_of_the_average_and_the_best_is_chosen_by_it(
     assert result["best"]["scores"]["test/accuracy"] == max(scores)
     out = capsys.readouterr().out
     assert "of the weights' average (ema=0.9); raw/ of their own" in out
-    assert f"{LAST}/ema.safetensors" in out
+    assert f"step-{result['best']['step']:012d}/ema.safetensors" in out
 
 
 def test_predictions_are_made_with_the_average() -> None:
