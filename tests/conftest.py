@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,12 @@ def noted(name: str = "r") -> list[dict[str, Any]]:
 
 
 def eventually(what: Callable[[], object]) -> None:
-    """Wait until something is so."""
+    """Wait until something is so; files that come and go while it looks are another look's."""
     until = time.monotonic() + HANGS
-    while not what():
+    while True:
+        with suppress(OSError):
+            if what():
+                return
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.02)
 

@@ -95,7 +95,7 @@ def children(pid: int) -> dict[int, str]:
         try:
             parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
             words = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except (OSError, ValueError):
+        except (OSError, ValueError, IndexError):  # it ended meanwhile
             continue
         if parent == pid:
             found |= {int(path.name): words, **children(int(path.name))}
