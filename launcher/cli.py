@@ -85,10 +85,8 @@ def _dispatch(given: list[str]) -> int:
     if given == ["--version"]:
         text(f"launcher {version('accelerate-launcher')}")
         return 0
-    if verb in OWN:  # whose file is imported only now, and with it what it needs
-        if verb in asked.VERBS and not {"-h", "--help"} & {*given}:
-            asked.parse(verb, given, _parser(verb))  # what is wrong, before that takes seconds
-        import_module(f"launcher.{OWN[verb]}").run(given, _parser(verb))
+    if verb in OWN:
+        _run_own(verb, given)
         return 0
     if not given:
         text(help.BRIEF)
@@ -111,8 +109,17 @@ def _dispatch(given: list[str]) -> int:
     return 0
 
 
-def _parser(verb: str) -> "_Parser":
-    return _Parser(prog=f"launcher {verb}", add_help=False, allow_abbrev=False)
+def _run_own(verb: str, given: list[str]) -> None:
+    """A verb whose file is imported only now, and with it what it needs."""
+    parser = _Parser(prog=f"launcher {verb}", add_help=False, allow_abbrev=False)
+    name = f"launcher.{OWN[verb]}"
+    if verb not in asked.VERBS:
+        import_module(name).run(given, parser)
+    elif "-h" in given or "--help" in given:
+        text(import_module(name).USAGE)
+    else:
+        found = asked.parse(verb, given, parser)  # what is wrong, before torch takes its seconds
+        import_module(name).run(found)
 
 
 class _Parser(argparse.ArgumentParser):

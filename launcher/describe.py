@@ -13,8 +13,9 @@ from launcher import record, settings, storage
 from launcher.account import read_run, read_status
 from launcher.build import RESIDENT_SHARE, Parts
 from launcher.changes import changes, consequence
+from launcher.errors import counted
 from launcher.launch import hidden_config
-from launcher.layout import Layout
+from launcher.layout import Layout, size
 from launcher.live import duration
 from launcher.plan import Plan
 from launcher.request import Request
@@ -147,7 +148,7 @@ def banner(
     screen.facts(
         f"{request.name}: {start}",
         {
-            "model": f"{type(parts.model).__name__}, {parameters(parts):,} parameters"
+            "model": f"{type(parts.model).__name__}, {size(parts.model):,} parameters"
             + _LAYOUTS[parts.layout],
             "data": f"{plan.samples:,} training and {len(test):,} test samples of "
             f"{' x '.join(map(str, parts.data.shape))}, {len(parts.data.classes) or 'no'} classes"
@@ -246,19 +247,10 @@ def _weights(request: Request, last: int, best: Mapping[str, Any] | None) -> str
     return f"{file}{beside}"
 
 
-def counted(number: int, what: str) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def planned(plan: Plan) -> str:
     """`2 epochs x 44 steps of 32 = 88 steps`."""
     each = f"{counted(plan.steps_per_epoch, 'step')} of {plan.batch_size}"
     return f"{counted(plan.epochs, 'epoch')} x {each} = {counted(plan.total_steps, 'step')}"
-
-
-def parameters(parts: Parts) -> int:
-    return sum(p.numel() for p in parts.model.parameters())
 
 
 def memory(device: torch.device) -> Callable[[], int] | None:

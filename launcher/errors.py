@@ -105,3 +105,8 @@ def listed(names: Iterable[object], most: int = 10) -> str:
     all_names = [str(name) for name in names]
     shown = ", ".join(all_names[:most])
     return shown if len(all_names) <= most else f"{shown} and {len(all_names) - most} more"
+
+
+def counted(number: int, what: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

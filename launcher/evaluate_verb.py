@@ -2,13 +2,13 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Final
 
 import torch
 
-from launcher import asked, judge, launch, outcome, reopen, screen
+from launcher import judge, launch, outcome, reopen, screen
 from launcher.build import Parts
 from launcher.connect import connect
 from launcher.errors import LauncherError
@@ -44,11 +44,8 @@ MOST_SHOWN: Final = 20
 
 
 @no_silent_exit()
-def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """The arguments after `evaluate`. Raises what `reopen` raises, and RecipeError."""
-    if "-h" in given or "--help" in given:
-        return screen.text(USAGE)
-    found = asked.parse("evaluate", given, parser)
+def run(found: argparse.Namespace) -> None:
+    """What `asked` found after `evaluate`. Raises what `reopen` raises, and RecipeError."""
     wanted, over = reopen.arguments(found.rest)
     started = launch.read()
     if started.command != "python":

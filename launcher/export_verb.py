@@ -3,7 +3,6 @@
 import argparse
 import json
 import secrets
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +10,6 @@ from typing import Any, Final
 import torch
 
 from launcher import (
-    asked,
     export_readme,
     exported,
     pictures,
@@ -48,12 +46,9 @@ _SOME: Final = (0, 1, 2, 64, 127, 128, 254, 255)
 TOLERANCE: Final = 1e-4
 
 
-def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """The arguments after `export`. Raises what `network` raises, RecipeError for a model that
+def run(found: argparse.Namespace) -> None:
+    """What `asked` found after `export`. Raises what `network` raises, RecipeError for a model that
     cannot be loaded without its data set, StorageError."""
-    if "-h" in given or "--help" in given:
-        return screen.text(USAGE)
-    found = asked.parse("export", given, parser)
     wanted, over = reopen.arguments(found.rest)
     opened_run = reopen.read(found.folder, over)
     with opened(opened_run, wanted) as network:

@@ -8,7 +8,7 @@ something has changed: `Kept.check` looks after the first step of an attempt and
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,10 @@ from torch.optim import Optimizer
 
 from launcher import tensorfile
 from launcher.errors import CheckpointError, RecipeError, listed
-from launcher.slots import group_values, slots_of
+from launcher.slots import PLAIN, group_values, slots_of
 from launcher.together import Together, kind_of
 
 log = logging.getLogger("launcher")
-_WHOLE: Final = (int, float, bool, str, type(None))
 
 
 def refuse(model: nn.Module, whose: str = "the model") -> None:
@@ -220,7 +219,7 @@ def _equal(first: Any, now: Any) -> bool:
         return first.keys() == now.keys() and all(_equal(first[key], now[key]) for key in first)
     if isinstance(first, list) and isinstance(now, list | tuple):
         return len(first) == len(now) and all(map(_equal, first, now))
-    if isinstance(first, _WHOLE):
+    if isinstance(first, PLAIN):
         return bool(first == now) or (first != first and now != now)
     return first is now
 

@@ -18,6 +18,7 @@ from launcher.data import Batch, Data, feed
 from launcher.errors import Preempted, RecipeError
 from launcher.guard import not_finite
 from launcher.kept import Kept, own_memory, refuse
+from launcher.layout import size
 from launcher.meter import Meter
 from launcher.plan import Plan
 from launcher.record import Record
@@ -228,10 +229,7 @@ class OwnLoop(Generic[H]):
     def _banner(self, about: Mapping[str, Any]) -> None:
         plan, step = self.plan, self.state.step
         start = f"continues at step {step} of {plan.total_steps}" if step else "fresh"
-        sizes = (
-            f"{name} {sum(p.numel() for p in model.parameters()):,}"
-            for name, model in self.model.items()
-        )
+        sizes = (f"{name} {size(model):,}" for name, model in self.model.items())
         self.screen.facts(
             f"{self._request.name}: {start}",
             {

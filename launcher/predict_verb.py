@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from launcher import asked, pictures, reopen, screen, settings
+from launcher import pictures, reopen, screen, settings
 from launcher.errors import DataError, listed
 from launcher.network import Network, opened
 from launcher.sources.folder import EXTENSIONS
@@ -43,12 +43,9 @@ BATCH: Final = 64
 """Images in one forward pass."""
 
 
-def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """The arguments after `predict`. Raises DataError at the end when a file could not be read, and
-    what `network` raises."""
-    if "-h" in given or "--help" in given:
-        return screen.text(USAGE)
-    found = asked.parse("predict", given, parser)
+def run(found: argparse.Namespace) -> None:
+    """What `asked` found after `predict`. Raises DataError at the end when a file could not be
+    read, and what `network` raises."""
     words = [word for word in found.rest if _is_setting(word)]
     wanted, over = reopen.arguments(words)
     with opened(reopen.read(found.folder, over), wanted) as network:

@@ -66,10 +66,10 @@ class Found:
 class Profile:
     """Profiles some steps of one process's training, once, soon after it has begun."""
 
-    def __init__(self, steps: int, trace: Path, screen: Screen) -> None:
+    def __init__(self, steps: int, trace: Path, shown: Path, screen: Screen) -> None:
         """`steps` to look at, after a warm-up; `trace` is the file to write, in a folder that is
-        there, or it is not written."""
-        self._asked, self._trace, self._screen = steps, trace, screen
+        there, or it is not written; `shown` is the same file as a user knows it."""
+        self._asked, self._trace, self._shown, self._screen = steps, trace, shown, screen
         self._begin = self._end = -1
         self._step = 0
         self._profiler: profile | None = None
@@ -123,9 +123,7 @@ class Profile:
         where = ""
         if self._trace.parent.is_dir():
             self._profiler.export_chrome_trace(str(self._trace))
-            here = Path.cwd()
-            inside = self._trace.is_relative_to(here)
-            where = f", trace in {self._trace.relative_to(here) if inside else self._trace}"
+            where = f", trace in {self._shown}"
         self._profiler = None
         self._screen.facts(f"where the time of {steps} steps went{where}", dict(self.found.rows()))
 

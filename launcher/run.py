@@ -174,7 +174,7 @@ def _profile(request: Request, world: World, screen: Screen) -> "Profile | None"
     from launcher.profiling import Profile
 
     name = f"profile-{world.process}.json" if world.process else "profile.json"
-    return Profile(request.profile, request.folder / name, screen)
+    return Profile(request.profile, request.folder / name, request.label / name, screen)
 
 
 def farewell(request: Request) -> str:

@@ -13,6 +13,7 @@ from launcher.build import Parts, build
 from launcher.connect import connect
 from launcher.errors import DataError
 from launcher.layers import scalar
+from launcher.layout import size
 from launcher.modes import evaluating
 from launcher.request import Request
 from launcher.run import prepare
@@ -64,7 +65,7 @@ def layers(parts: Parts) -> list[Layer]:
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
         shape = tuple(output.shape[1:]) if isinstance(output, Tensor) else ()
-        count = sum(p.numel() for p in module.parameters())
+        count = size(module)
         found.append(Layer(names[module], type(module).__name__, shape, count))
 
     hooks = [
@@ -144,7 +145,7 @@ def tables(request: Request, parts: Parts, found: list[Layer], needs: Mapping[st
          f"{layer.parameters:,}")
         for layer in found
     )  # fmt: skip
-    title = f"{type(parts.model).__name__}: {describe.parameters(parts):,} parameters"
+    title = f"{type(parts.model).__name__}: {size(parts.model):,} parameters"
     screen.table(title, ("layer", "kind", "output of one sample", "parameters"), model_rows)
     estimate = ((name, f"{size:,.1f} MiB") for name, size in needs.items())
     screen.table("Memory of one device, estimated", ("what", "size"), estimate)
@@ -164,7 +165,7 @@ def document(
         "run_settings": describe.with_origins(parts.settings, request.settings_from),
         "plan": arithmetic(parts),
         "layers": [vars(layer) for layer in found],
-        "parameters": describe.parameters(parts),
+        "parameters": size(parts.model),
         "memory_mib": dict(needs),
         "devices": describe.devices(parts),
     }

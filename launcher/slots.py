@@ -6,7 +6,7 @@ other's momentum without a word.
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 
 from launcher.errors import CheckpointError
 from launcher.together import Together, kind_of
+
+PLAIN: Final = (int, float, bool, str, type(None))
+"""Types of what a parameter group holds that is saved."""
 
 
 def slots_of(
@@ -65,14 +68,13 @@ def _beside(parameter: Tensor, slot: str, value: Any, on_device: bool) -> Any:
 
 def group_values(optimizer: Optimizer | Together) -> list[dict[str, Any]]:
     """What each parameter group holds that JSON can, but parameters and learning rate."""
-    plain = (int, float, bool, str, type(None))
     return [
         {
             key: _for_json(value)
             for key, value in group.items()
             if key not in ("params", "lr")
-            and (isinstance(value, plain) or (isinstance(value, tuple | list) and all(
-                isinstance(part, plain) for part in value)))
+            and (isinstance(value, PLAIN) or (isinstance(value, tuple | list) and all(
+                isinstance(part, PLAIN) for part in value)))
         }
         for group in optimizer.param_groups
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from launcher import rng, ways
 from launcher.build import Parts
 from launcher.data import Batch, Data, feed
 from launcher.ema import in_use
-from launcher.errors import Preempted
+from launcher.errors import Preempted, counted
 from launcher.evaluate import averages, scores
 from launcher.guard import Guard, finite_factor
 from launcher.meter import Meter
@@ -47,8 +47,8 @@ def stopped_early(parts: Parts, state: State) -> str:
         return ""
     best = f"step {state.best['step']}" if state.best else "none"
     return (
-        f"stopped early, after step {state.step} of {total}: {state.stale} "
-        f"evaluation{'s' * (state.stale != 1)} in a row gave no better {parts.monitor.name} "
+        f"stopped early, after step {state.step} of {total}: "
+        f"{counted(state.stale, 'evaluation')} in a row gave no better {parts.monitor.name} "
         f"(best: {best}; patience={patience})"
     )
 

@@ -587,7 +587,6 @@ WITHOUT_DOCSTRING = {
     "build": {"Parts.recipe"},
     "checkpoint": {"folder_of"},
     "data": {"Resident.nbytes", "Resident.to"},
-    "describe": {"parameters"},
     "errors": {  # the tree at the top of the file says what each is for
         "SettingsError",
         "DataError",
