@@ -5,9 +5,10 @@ in a line.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
-from launcher import describe, held, judge, outcome, report
+from launcher import checkpoint, describe, held, judge, outcome, report
 from launcher.build import Parts
 from launcher.errors import CheckpointError
 from launcher.request import Request
@@ -47,15 +48,32 @@ def write_report(request: Request, screen: Screen) -> None:
 
 
 def show_again(request: Request, screen: Screen, *, locked: bool = False) -> None:
-    """The result of a finished run, and its report, if it was killed before it could write that
+    """The result of a finished run. What a kill after its last step left undone is done first
     (which is no business of ours while another process has the folder)."""
-    missing = not (request.folder / report.NAME).exists()
-    if missing and (locked or held.owner(request.folder / ".lock") is None):
-        write_report(request, screen)
+
+    def make_up() -> None:
+        if not _outdated(request.folder):
+            return
+        lock = None if locked else held.Lock(request.folder / ".lock")
+        try:
+            if lock is None or lock.acquire():
+                checkpoint.tidy(request.folder)
+                report.write(request.folder)
+        finally:
+            if lock is not None:
+                lock.release()
+
+    _guarded(make_up, report.NAME, request, screen)
     describe.closing(screen, request)
     if request.profile:
         screen.line("--profile: the run is finished, so nothing was profiled; give name= for a run "
                     "beside it")  # fmt: skip
+
+
+def _outdated(folder: Path) -> bool:
+    """Whether the report is missing, or was written before the run was finished."""
+    page = folder / report.NAME
+    return not page.exists() or page.stat().st_mtime < (folder / "status.json").stat().st_mtime
 
 
 def of_a_failure(

@@ -408,20 +408,35 @@ def test_a_finished_run_goes_on_to_more_epochs_if_that_is_allowed() -> None:
     assert [line["step"] for line in outcome()["metrics"]][-1] == 48
 
 
+def missing(page: Path) -> None:
+    page.unlink()
+
+
+def half_written(page: Path) -> None:
+    page.rename(page.with_name(f".{page.name}.4711.tmp"))
+
+
+def of_the_attempt_before(page: Path) -> None:
+    page.write_text("of an attempt that failed")
+    os.utime(page, (0, 0))
+
+
+@pytest.mark.parametrize("as_left", [missing, half_written, of_the_attempt_before])
 def test_a_report_that_a_kill_prevented_is_written_by_the_same_command(
-    monkeypatch: pytest.MonkeyPatch,
+    as_left: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """E18: but not while another process has the folder, which may be about to write it."""
     start()
     before = everything()
     page = RUN / "report.html"
-    page.unlink()
+    as_left(page)
+    left = everything()
     with monkeypatch.context() as patch:
-        patch.setattr(held, "owner", lambda path: 4711)
+        patch.setattr(held.Lock, "acquire", lambda self: False)
         start()
-    assert not page.exists()
+    assert everything() == left
     start()
-    assert page.exists()
+    assert "of an attempt" not in page.read_text()
     after = everything()
     assert {**after, str(page): b""} == {**before, str(page): b""}
 
