@@ -33,6 +33,14 @@ def loss(model, batch):
 RUN = Path("checkpoints/run")
 
 
+@pytest.fixture(autouse=True)
+def a_terminal_that_can_hang_up() -> Iterator[None]:
+    """SIGHUP as it is at first, for runs that a test begins too: under `nohup` it is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def stop() -> Iterator[Stop]:
     with Stop(1, lambda: "bye") as taken:
