@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from benching.asking import complaint
 from benching.found import Found, draw, machine, write_json, write_page
 from benching.rows import COLUMNS
 
@@ -73,7 +74,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    asked = parser().parse_args(arguments)
+    made = parser()
+    asked = made.parse_args(arguments)
+    if wrong := complaint(asked):
+        made.error(wrong)
     table("machine", ("what", "is"), machine().items())
     found = suite(asked.suite)(asked)
     for one in found:

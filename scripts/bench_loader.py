@@ -37,6 +37,8 @@ from launcher.rng import SampleRng
 CPU = torch.device("cpu")
 Batches = Generator[int, None, None]
 """Images in each batch, for ever."""
+Measured = dict[str, list[float]]
+"""Of each loader, its figure in each window or at each epoch's end."""
 
 
 def ours_in_memory(data_dir: Path, size: int) -> Batches:
@@ -107,11 +109,9 @@ def epoch_ends(batches: Batches, steps: int, epochs: int, pace: float) -> list[f
     return [max(took[first - 1 : first + 2]) / median for first in firsts]
 
 
-def compare(
-    sides: dict[str, tuple[Batches, int]], windows: int, seconds: float
-) -> dict[str, list[float]]:
+def compare(sides: dict[str, tuple[Batches, int]], windows: int, seconds: float) -> Measured:
     """Images per second of each side in each window; a side is its batches and its workers."""
-    rates: dict[str, list[float]] = {name: [] for name in sides}
+    rates: Measured = {name: [] for name in sides}
     for number in range(windows + 1):
         for name, (batches, workers) in sides.items():
             for _ in range(1 + workers * (PREFETCH + 1)):  # made ahead, while the others ran
@@ -124,8 +124,8 @@ def compare(
     return rates
 
 
-def report(title: str, rates: dict[str, list[float]], ours: list[str]) -> dict[str, float]:
-    """A table; the medians."""
+def report(title: str, rates: Measured, ours: list[str]) -> None:
+    """A table."""
     medians = {name: statistics.median(values) for name, values in rates.items()}
     best = max(value for name, value in medians.items() if name not in ours)
     rows = []
@@ -134,26 +134,26 @@ def report(title: str, rates: dict[str, list[float]], ours: list[str]) -> dict[s
         rows.append((name, f"{medians[name]:,.0f}", f"{first:,.0f} to {third:,.0f}",
                      f"{medians[name] / best:.2f}"))  # fmt: skip
     screen.table(title, ("loader", "images/s", "quartiles", "of DataLoader's best"), rows)
-    return medians
 
 
 def in_memory(
     data_dir: Path, size: int, workers: Sequence[int], windows: int, seconds: float
-) -> dict[str, dict[str, float]]:
-    """CIFAR-10 by micro-batches of `size`: shown as a table; the medians by title and loader."""
+) -> dict[str, Measured]:
+    """CIFAR-10 by micro-batches of `size`: shown as a table; images per second by its title."""
     known = cifar(data_dir)
     sides = {"launcher": (ours_in_memory(data_dir, size), 0)}
     for n in workers:
         sides[f"DataLoader, {n} workers"] = (theirs(known, size, n), n)
     rates = compare(sides, windows, seconds)
     title = f"CIFAR-10, batch {size}, {windows} windows, {torch.get_num_threads()} threads"
-    return {title: report(title, rates, ["launcher"])}
+    report(title, rates, ["launcher"])
+    return {title: rates}
 
 
 def from_files(
     photos: Path, workers: Sequence[int], windows: int, seconds: float
-) -> dict[str, dict[str, float]]:
-    """Photographs by batches of 32: shown as a table; the medians by title and loader."""
+) -> dict[str, Measured]:
+    """Photographs by batches of 32: shown as a table; images per second by its title."""
     known = datasets.ImageFolder(str(photos), photo_transform())
     sides, ours = {}, []
     for n in workers:
@@ -162,11 +162,12 @@ def from_files(
         sides[f"DataLoader, {n} workers"] = (theirs(known, 32, n), n)
     rates = compare(sides, windows, seconds)
     title = f"{len(known)} photographs, batch 32, {windows} windows"
-    return {title: report(title, rates, ours)}
+    report(title, rates, ours)
+    return {title: rates}
 
 
-def ends(photos: Path, workers: int, epochs: int) -> dict[str, dict[str, float]]:
-    """What an epoch's end costs: shown as a table; the slowest of all ends by title and loader."""
+def ends(photos: Path, workers: int, epochs: int) -> dict[str, Measured]:
+    """What an epoch's end costs: shown as a table; the shares of `epoch_ends` by its title."""
     known = datasets.ImageFolder(str(photos), photo_transform())
     steps = len(known) // 32
     sides: dict[str, Callable[[], Batches]] = {
@@ -179,7 +180,7 @@ def ends(photos: Path, workers: int, epochs: int) -> dict[str, dict[str, float]]
     rows = [(name, f"{statistics.median(of):.2f}", f"{max(of):.2f}") for name, of in shares.items()]
     columns = ("loader", "slowest step around an end / median step: median", "most")
     screen.table(title, columns, rows)
-    return {title: {name: max(of) for name, of in shares.items()}}
+    return {title: shares}
 
 
 def _seconds_a_batch(batches: Batches, workers: int) -> float:
@@ -205,13 +206,15 @@ def main() -> int:
     if not (asked.data or asked.photos):
         parser.error("give --data, --photos or both")
     torch.set_num_threads(asked.threads)
-    found: dict[str, Any] = {}
+    found: dict[str, dict[str, Measured]] = {"rates": {}, "ends": {}}
     if asked.data:
         for size in (128, 4):
-            found |= in_memory(asked.data, size, asked.workers, asked.windows, asked.seconds)
+            found["rates"] |= in_memory(
+                asked.data, size, asked.workers, asked.windows, asked.seconds
+            )
     if asked.photos:
-        found |= from_files(asked.photos, asked.workers, asked.windows, asked.seconds)
-        found |= ends(asked.photos, max(asked.workers), asked.epochs)
+        found["rates"] |= from_files(asked.photos, asked.workers, asked.windows, asked.seconds)
+        found["ends"] |= ends(asked.photos, max(asked.workers), asked.epochs)
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1))
     return 0

@@ -11,6 +11,7 @@ import bench
 import pytest
 import torch
 from benching import (
+    asking,
     columns,
     gpu,
     loading,
@@ -201,7 +202,16 @@ def test_a_page_without_the_section_is_refused() -> None:
 
 def test_the_page_on_speed_has_a_section_for_every_table() -> None:
     page = (Path(bench.__file__).parents[1] / "docs" / "speed.md").read_text()
-    keys = ["cpu", "startup", "checkpoint", "loader", "gpu", "gpu-peak", "gpu-accuracy"]
+    keys = [
+        "cpu",
+        "startup",
+        "checkpoint",
+        "loader",
+        "loader-ends",
+        "gpu",
+        "gpu-peak",
+        "gpu-accuracy",
+    ]
     for key in [*keys, *(f"scaling-{kind}" for kind in scaling.POINTS)]:
         assert page.count(f"<!-- bench {key} -->\n") == page.count(f"<!-- end {key} -->\n") == 1
     for row in CPU:
@@ -317,6 +327,38 @@ def test_the_overhead_suite_takes_pairs_of_windows() -> None:
 def test_the_loader_suite_wants_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert loading.loading(options("--suite", "loader")) == []
     assert "needs --data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--only lenet", "--only lenet: the suite cpu has lenet-128, "),
+        ("--suite startup --only peak", "--only peak: the suite startup has import torch, "),
+        ("--suite loader --only lenet-128", "the suite loader has no rows to choose from"),
+        ("--data nowhere", "--data nowhere: there is no such folder"),
+        ("--windows 0", "--windows 0: give at least 1"),
+        ("--workers 0 -1", "--workers -1: give 0 or more"),
+        ("--json no/b.json", "--json no/b.json: there is no folder no"),
+        ("--plot b.txt", "--plot b.txt: give a name that ends in .png, .pdf or .svg"),
+        ("--markdown page.md", "--markdown page.md: give a page that has"),
+    ],
+)
+def test_a_wrong_word_is_refused_before_anything_is_measured(
+    words: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "suite", lambda name: pytest.fail("it measured"))
+    with pytest.raises(SystemExit) as raised:
+        bench.main(words.split())
+    assert raised.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", bench.SUITES)
+def test_the_rows_that_may_be_named_are_those_of_the_suite(name: str) -> None:
+    known = asking.rows(name)
+    assert len(known) == len(set(known))
+    asked = bench.parser().parse_args(["--suite", name, *(["--only", *known] if known else [])])
+    assert asking.complaint(asked) is None
 
 
 @pytest.mark.parametrize("name", bench.SUITES)

@@ -1,5 +1,6 @@
 """The measurement of loaders: that it sees what it is there to see."""
 
+import statistics
 import sys
 import time
 from collections.abc import Generator
@@ -34,11 +35,15 @@ def test_where_there_is_no_pause_none_is_seen() -> None:
     assert sorted(shares)[1] < 2  # the middle one: others may be working beside
 
 
-def test_a_loader_that_is_twice_as_fast_has_twice_the_rate() -> None:
+def test_a_loader_that_is_twice_as_fast_has_twice_the_rate(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     sides = {"slow": (batches(9, 0.02, 0.02), 0), "fast": (batches(9, 0.01, 0.01), 0)}
     rates = bench_loader.compare(sides, windows=3, seconds=0.1)
-    medians = bench_loader.report("two", rates, ["fast"])
+    medians = {name: statistics.median(of) for name, of in rates.items()}
     assert 1.4 < medians["fast"] / medians["slow"] < 2.6
+    bench_loader.report("two", rates, ["fast"])
+    assert f"{medians['fast']:,.0f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("workers", [0, 1])
