@@ -176,9 +176,14 @@ def table(result: Document) -> None:
         screen.text(sentence)
 
 
+def is_answer(row: Document, result: Document) -> bool:
+    """Whether a row is what was decided on. Nothing is where figures contradicted each other, or
+    where only passes were timed."""
+    return not result.get("too_busy", True) and bool(row["workers"] == result["workers"])
+
+
 def _candidate(row: Document, result: Document) -> list[str]:
-    answered = row["workers"] == result["workers"] and not result["too_busy"]
-    chosen = "the answer" if answered else ""
+    chosen = "the answer" if is_answer(row, result) else ""
     return [
         str(row["workers"]), f"{row['first_batch_s']:.2f} s", _rates(row["alone"]),
         _rates(row["training"]), f"{row['data_wait']:.0%}", _memory(row), chosen or row["out"],
@@ -243,7 +248,7 @@ def _panel(axes: Any, result: Document) -> None:
     if result.get("model"):
         rate = result["model"]["median"]
         axes.axhline(rate, color="tab:red", linestyle="--", label="model alone")
-    marks = ["\n(answer)" if row["workers"] == result.get("workers") else "" for row in rows]
+    marks = ["\n(answer)" if is_answer(row, result) else "" for row in rows]
     names = [f"{row['workers']}{mark}" for row, mark in zip(rows, marks, strict=True)]
     axes.set_xticks(range(len(rows)), names)
     axes.set_xlabel("loader processes for each training process")

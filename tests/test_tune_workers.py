@@ -279,10 +279,17 @@ def test_figures_that_contradict_each_other_are_no_answer(
     one.waits = [waits]
     found = tuning.Found([one], one, {}, model=model)
     for in_memory in (False, True):
-        (sentence,) = tuning_report.answer(found, in_memory=in_memory)["sentences"]
+        result = tuning_report.answer(found, in_memory=in_memory)
+        (sentence,) = result["sentences"]
         assert ("machine was too busy" in sentence) == busy
         assert "0% less" not in sentence
         assert sentence.startswith("no answer") == (busy and not in_memory)
+        assert tuning_report.is_answer({"workers": 1}, result) != sentence.startswith("no answer")
+        assert not tuning_report.is_answer({"workers": 2}, result)
+
+
+def test_a_picture_of_passes_marks_no_answer() -> None:
+    assert not tuning_report.is_answer({"workers": 1}, {"passes": []})
 
 
 def test_what_is_said_of_a_slower_one_is_what_the_table_shows() -> None:

@@ -2,11 +2,13 @@
 
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
+
+from tuning_report import can_plot
 
 from benching import overhead, saving, scaling, startup
 from benching.rows import CPU, GPU, Row
+from launcher.errors import SettingsError
 
 
 def rows(suite: str) -> tuple[str, ...]:
@@ -48,14 +50,13 @@ def _complaints(asked: Namespace) -> Iterator[str]:
             yield f"--{option} {number}: give at least 1."
     if min(asked.workers) < 0:
         yield f"--workers {min(asked.workers)}: give 0 or more."
-    for option in ("json", "plot"):
-        path = getattr(asked, option)
-        if path is not None and (not path.parent.is_dir() or path.is_dir()):
-            yield f"--{option} {path}: there is no folder {path.parent}, or it is a folder itself."
-    if asked.plot is not None and asked.plot.suffix not in (".png", ".pdf", ".svg"):
-        yield f"--plot {asked.plot}: give a name that ends in .png, .pdf or .svg."
-    if asked.plot is not None and find_spec("matplotlib") is None:
-        yield "--plot needs matplotlib: pip install matplotlib."
+    if asked.json is not None and (not asked.json.parent.is_dir() or asked.json.is_dir()):
+        yield f"--json {asked.json}: there is no folder {asked.json.parent}, or it is a folder."
+    if asked.plot is not None:
+        try:
+            can_plot(asked.plot)
+        except SettingsError as error:
+            yield str(error)
     if asked.markdown is not None and not _has_sections(asked.markdown):
         yield (
             f"--markdown {asked.markdown}: give a page that has `<!-- bench KEY -->` sections, as "
