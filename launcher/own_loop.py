@@ -4,7 +4,7 @@
         ...
         for step, batch in loop.steps(data, models={...}, optimizers={...}):
             ...                       # forward, backward and the optimizers' steps
-            loop.note({"train/generator": loss})
+            loop.note({"train/loss": loss})
 
     if __name__ == "__main__":
         sys.exit(own_loop.run(train, MyHparams))

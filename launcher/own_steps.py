@@ -121,7 +121,7 @@ class OwnLoop(Generic[H]):
                 line = self._log()
                 if self.state.step == self.plan.total_steps or _over(shown, _BETWEEN_LINES):
                     shown = time.monotonic()
-                    self.screen.metrics(line, self.plan.total_steps)
+                    self.screen.noted(line, self.plan.total_steps)
             aside = time.monotonic()
             asked = stop.agreed(self.state.step)
             if asked or due(self.state.step, every["save"], self.plan.total_steps):

@@ -110,7 +110,7 @@ class Screen:
         """A record: an evaluation as a line that stays, with the latest loss; training in the
         progress display, or as a plain line every few seconds (metrics.jsonl has them all)."""
         if "train/loss" not in line:
-            self._evaluation(line, total_steps, best)
+            self.noted(line, total_steps, best=best)
             return
         self._loss = line["train/loss"]
         if self._live is not None:
@@ -124,7 +124,11 @@ class Screen:
                 f"data wait {line['train/data_wait']:.0%}"
             )
 
-    def _evaluation(self, line: Mapping[str, float | None], total_steps: int, best: bool) -> None:
+    def noted(
+        self, line: Mapping[str, float | None], total_steps: int, *, best: bool = False
+    ) -> None:
+        """A record as a line that stays, whatever its numbers are: an evaluation, or what a loop
+        of one's own notes."""
         cells = {"epoch": f"{line['epoch']:.2f}", "step": f"{line['step']}/{total_steps}"}
         if self._loss is not None:
             cells["train/loss"] = shown("train/loss", self._loss)

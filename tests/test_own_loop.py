@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def train(loop):
         first.step()
         MIDDLE
         second.step()
-        loop.note({"train/loss2": loss})
+        loop.note({"train/loss": loss})
         AFTER
     END
 
@@ -258,7 +259,28 @@ def test_numbers_are_noted_with_the_step_that_they_belong_to() -> None:
     assert command("log_every=1", after=after) == 0
     lines = outcome()["metrics"]
     assert [line["step"] for line in lines] == list(range(1, 9))
-    assert ["train/loss2" in line for line in lines] == [False, True] * 4
+    assert ["train/loss" in line for line in lines] == [False, True] * 4
+
+
+@pytest.mark.parametrize("names", [
+    ("train/loss",), ("train/lr",), ("train/samples_per_s",), ("train/loss", "train/lr"),
+    ("train/loss", "train/lr", "train/samples_per_s", "train/data_wait"), (), ("loss",),
+])  # fmt: skip
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_script_may_note_under_any_name(
+    names: tuple[str, ...], draws: bool, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Those of the built-in loop's records among them, which have more than a script notes."""
+    monkeypatch.setattr("launcher.own_steps._BETWEEN_LINES", 0.0)
+    if draws:
+        for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "100"), ("TERM", "xterm")):
+            monkeypatch.setenv(name, value)
+    assert command("log_every=1", after=f"loop.note(dict.fromkeys({names}, loss * 0 + 0.25))") == 0
+    out = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
+    shown = r" +(\S+ +)?0\.2500" if any("/" in name for name in names) else r"\s"
+    assert re.search(f"4/8{shown}", out), out
+    assert re.search(f"8/8{shown}", out), out
 
 
 def test_the_overview_knows_the_command_that_continues() -> None:
