@@ -23,10 +23,10 @@ def refuse_differences(world: World, facts: Mapping[str, object]) -> None:
     """
     if world.total is None:
         return
-    if bool((_table(world, [sorted(facts)]) != _number(sorted(facts))).any()):
+    if bool((table(world, [sorted(facts)]) != _number(sorted(facts))).any()):
         # Then a table of the facts would not have one width; what they have in common says why.
         facts = {"recipe": facts.get("recipe"), "set of settings": sorted(facts)}
-    rows = _table(world, list(facts.values()))
+    rows = table(world, list(facts.values()))
     assert world.watch.peers is not None, "several processes have each other"
     world.watch.peers.meet()
     hosts = world.watch.peers.hosts
@@ -45,13 +45,13 @@ def refuse_differences(world: World, facts: Mapping[str, object]) -> None:
             )
 
 
-def _table(world: World, values: Sequence[object]) -> Tensor:
+def table(world: World, values: Sequence[object]) -> Tensor:
     """A number for each value of each process: int64, shape (processes, values)."""
     assert world.total is not None, "there are several processes"
     shape = (world.processes, len(values))
-    table = torch.zeros(shape, dtype=torch.int64, device=world.device)
-    table[world.process] = torch.tensor([_number(value) for value in values])
-    return world.total(table).cpu()
+    numbers = torch.zeros(shape, dtype=torch.int64, device=world.device)
+    numbers[world.process] = torch.tensor([_number(value) for value in values])
+    return world.total(numbers).cpu()
 
 
 def _number(value: object) -> int:

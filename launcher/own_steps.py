@@ -114,7 +114,7 @@ class OwnLoop(Generic[H]):
             yield step, batch
             self.state.step = step + 1
             if step == begun:
-                saver.check()
+                saver.check(self.state.step)
             meter.stepped(self.plan.batch_size)
             self.screen.step(self.state.step)
             if due(self.state.step, every["log"], self.plan.total_steps):

@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
-from launcher import checkpoint, storage
+from launcher import alike, checkpoint, storage
 from launcher.errors import LauncherError, StorageError
 from launcher.guard import not_finite
 from launcher.record import Record
@@ -63,7 +63,7 @@ class Saver:
         and what `check` does.
         """
         self._parts.world.on_main(lambda: self._settle(last=False))
-        self.check()
+        self.check(state.step)
         state.scaler = self._parts.world.scaler()
         state.groups = group_changes(self._parts.optimizer, self._parts.groups)
         if self.record is None:
@@ -78,10 +78,11 @@ class Saver:
         )
         self._thread.start()
 
-    def check(self) -> None:
-        """Look for what a checkpoint would lose. A collective. Raises what `Kept.check` does, on
-        every process."""
+    def check(self, step: int) -> None:
+        """Look for what a checkpoint would lose after `step` steps. A collective. Raises what
+        `Kept.check` and `alike.refuse_differences` do, on every process."""
         self._parts.world.on_main(self._check)
+        alike.refuse_differences(self._parts.world, self._parts.model, step)
 
     def _check(self) -> int:
         self._parts.kept.check()

@@ -96,7 +96,7 @@ def train(
         logging = due(step + 1, every["log"], last)
         norm = update(step, micro_batches, norm=logging)
         if step == begun:
-            saver.check()
+            saver.check(step + 1)
             if counted := ways.counted_in_python(in_python, ways.kept_in_python(parts)):
                 screen.line(counted)
         if parts.average is not None:
