@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from launcher import generators, pretrained, rng, sources, uncompiled
 from launcher import layout as layouts
-from launcher import pretrained, rng, sources, uncompiled
 from launcher import recipe as recipes
 from launcher.data import Batch, Data, Resident, assemble
 from launcher.ema import Average
@@ -99,6 +99,7 @@ def build(
         uncompiled.leave_out()
     # What does not divide is refused before data is read, and perhaps fetched.
     Plan.of(sizes or hparams, sys.maxsize, world.processes, world.devices)
+    generators.seed(first := rng.torch_seed(hparams.seed))
     data: Data = recipes.call(loaded, "data", Data, hparams)
     _check_sources(loaded, data)
     samples = len(data.train.source)
@@ -109,7 +110,8 @@ def build(
         parts = micro_batch_size * world.processes * world.devices
         if hparams.batch_size % parts == 0:
             plan = replace(plan, micro_batch_size=micro_batch_size)
-    torch.manual_seed(rng.torch_seed(hparams.seed))
+    torch.manual_seed(first)
+    generators.seed(first)  # again: what `data` draws is its own affair
     pretrained.needed.set(not continued)
     pretrained.used.set("")
     model: nn.Module = recipes.call(loaded, "model", nn.Module, hparams, data)
@@ -161,9 +163,11 @@ def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device
     """
     batches = {}
     for part in ("train", "test"):
+        before = generators.states()
         with recipes.blamed(loaded.path, f"making a {part} batch"):
             batches[part] = _sample(data, part, device)
         _check_batch(data, part, batches[part])
+    generators.warn_of_tests(before, generators.states())  # training is looked at in a step
     _check_same_types(loaded, *batches.values())
     hook = model.register_forward_hook(_OutputCheck(loaded, data, batches["train"]))
     try:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from launcher import pretrained, recipe, rng, settings
+from launcher import generators, pretrained, recipe, rng, settings
 from launcher.data import Data, finish
 from launcher.documents import read_json
 from launcher.errors import CheckpointError
@@ -85,8 +85,10 @@ def unread(
 def made(loaded: Loaded, hparams: Hparams) -> tuple[Data, nn.Module]:
     """A recipe's data and its model, whose weights follow."""
     pretrained.needed.set(False)  # other weights follow
+    generators.seed(first := rng.torch_seed(hparams.seed))
     data: Data = recipe.call(loaded, "data", Data, hparams)
-    torch.manual_seed(rng.torch_seed(hparams.seed))
+    torch.manual_seed(first)
+    generators.seed(first)  # as `build` does
     model: nn.Module = recipe.call(loaded, "model", nn.Module, hparams, data)
     own_memory(model)
     return data, model

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from launcher import describe, draws, resume, rng, sources, storage
+from launcher import describe, draws, generators, resume, rng, sources, storage
 from launcher.connect import connect
 from launcher.data import Batch, Data, feed
 from launcher.errors import Preempted, RecipeError
@@ -53,7 +53,7 @@ class OwnLoop(Generic[H]):
     def __init__(
         self, request: Request, hparams: H, origins: Origins, source: bytes, held: ExitStack
     ) -> None:
-        """Takes a device and seeds torch; the run folder is taken by `steps`."""
+        """Takes a device and seeds all generators; the run folder is taken by `steps`."""
         self.hparams = hparams
         self.settings = request.settings
         self.screen = Screen(shown=True)
@@ -67,7 +67,9 @@ class OwnLoop(Generic[H]):
         self._noted: Mapping[str, Tensor | float] = {}
         sources.data_dir.set(Path(request.settings.data_dir))
         sources.mirror.set(request.settings.mirror)
-        torch.manual_seed(rng.torch_seed(hparams.seed))
+        first = rng.torch_seed(hparams.seed)
+        torch.manual_seed(first)
+        generators.seed(first)
 
     @property
     def device(self) -> torch.device:
@@ -105,7 +107,7 @@ class OwnLoop(Generic[H]):
             before=lambda ticket: self._seed(ticket.step, rng.AUGMENT),
         ))  # fmt: skip
         shown = saved = time.monotonic()
-        begun = self.state.step
+        begun, others = self.state.step, generators.states()
         for step in range(self.state.step, self.plan.total_steps):
             self.world.watch.begin_step(step)
             _, batch = next(batches)
@@ -115,6 +117,8 @@ class OwnLoop(Generic[H]):
             self.state.step = step + 1
             if step == begun:
                 saver.check(self.state.step)
+                if remark := generators.remark(others, generators.states()):
+                    self.screen.line(remark)
             meter.stepped(self.plan.batch_size)
             self.screen.step(self.state.step)
             if due(self.state.step, every["log"], self.plan.total_steps):

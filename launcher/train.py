@@ -97,8 +97,8 @@ def train(
         norm = update(step, micro_batches, norm=logging)
         if step == begun:
             saver.check(step + 1)
-            if counted := ways.counted_in_python(in_python, ways.kept_in_python(parts)):
-                screen.line(counted)
+            for said in ways.changed_in_python(in_python, ways.kept_in_python(parts)):
+                screen.line(said)
         if parts.average is not None:
             parts.average.update(step)
         state.step = step + 1

@@ -6,14 +6,14 @@ What fails or differs is left, with one line that says why. The trial leaves no 
 and processes agree on what it found.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from launcher import draws, graphs, layout
+from launcher import draws, generators, graphs, layout
 from launcher.build import Parts
 from launcher.data import Batch
 from launcher.errors import listed
@@ -144,7 +144,11 @@ def _captured(
         if draws.asked != before:
             forget()
             raise RuntimeError("the network draws how it is built in each step")
-        if kept_in_python(parts) != kept:
+        now = kept_in_python(parts)
+        if drawn := generators.drawn(kept, now):
+            forget()
+            raise RuntimeError(f"the network or the loss draws from {drawn}")
+        if now != kept:
             forget()
             raise RuntimeError("the network or the loss changes a number of Python's in each step")
         if list(map(id, parts.model.buffers())) != list(map(id, buffers)):
@@ -162,7 +166,8 @@ def _captured(
 
 def kept_in_python(parts: Parts) -> dict[str, object]:
     """Numbers, words and lengths of lists that lie in the modules of the model, in the optimizer
-    and beside the loss: a recording would not change them, nor see that something else did."""
+    and beside the loss, and the states of the generators that are not torch's: a recording would
+    not change them, nor see that something else did."""
     loss: Any = parts.recipe.loss
     while isinstance(loss, partial):
         loss = loss.func
@@ -176,7 +181,7 @@ def kept_in_python(parts: Parts) -> dict[str, object]:
     }
     spaces["recipe.loss: "] = getattr(loss, "__globals__", {})
     spaces["recipe.loss: its "] = {name: cell.cell_contents for name, cell in enclosed}
-    return {
+    return generators.states() | {
         f"{space}{name}": len(value) if isinstance(value, list | dict | set) else value
         for space, values in spaces.items()
         for name, value in values.items()
@@ -184,20 +189,22 @@ def kept_in_python(parts: Parts) -> dict[str, object]:
     }
 
 
-def counted_in_python(before: Mapping[str, object], now: Mapping[str, object]) -> str:
-    """What to say when a step changed what `kept_in_python` gives; an empty text if none did."""
-    found = sorted(
+def changed_in_python(before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
+    """What to say when a step changed what `kept_in_python` gives."""
+    if remark := generators.remark(before, now):
+        yield remark
+    counted = sorted(
         name
         for name, value in now.items()
         if (name not in before or before[name] != value)
+        and name not in generators.NAMES
         and not (name.split(".")[-1] in _OF_TORCH or name.endswith("__"))
     )
-    if not found:
-        return ""
-    return (
-        f"a step changes what is kept in Python and not in checkpoints: {listed(found)}. A "
-        f"continued run begins with the first value; a buffer would keep what training counts"
-    )
+    if counted:
+        yield (
+            f"a step changes what is kept in Python and not in checkpoints: {listed(counted)}. A "
+            f"continued run begins with the first value; a buffer would keep what training counts"
+        )
 
 
 def _length(parts: list[Tensor]) -> float:

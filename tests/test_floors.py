@@ -19,6 +19,7 @@ FLOORS: list[set[str]] = [
     {
         "errors",
         "rng",
+        "generators",
         "draws",
         "durations",
         "plan",

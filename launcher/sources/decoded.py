@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from launcher import generators
 from launcher.data import Batch
 from launcher.errors import DataError, LauncherError, listed
 from launcher.rng import DECODE, TORCH, Int64s, bits
@@ -125,8 +126,7 @@ def stacked(parts: Sequence[Tensor]) -> Tensor:
 
 def _made(source: Decoded, number: int, drawn: int) -> Any:
     torch.default_generator.manual_seed(drawn)
-    random.seed(drawn)
-    np.random.seed([drawn & 0xFFFFFFFF, drawn >> 32])
+    generators.seed(drawn)
     try:
         return source.sample(number)
     except MemoryError:
