@@ -2,17 +2,20 @@
 
 import argparse
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher import overview, screen
+from launcher import overview, records, screen
 from launcher.documents import read_json
 from launcher.errors import CheckpointError, SettingsError
 from launcher.find import run_folder
 from launcher.layers import scalar
 from launcher.overview import Summary
+
+log = logging.getLogger("launcher")
 
 USAGE = """\
 Usage: launcher compare RUN RUN... [--json]
@@ -49,6 +52,9 @@ def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
     if len(found.runs) < 2:
         raise SettingsError("launcher compare takes two runs or more: launcher compare RUN RUN...")
     runs = [compared(run_folder(word)) for word in found.runs]
+    for one in runs:
+        if one.summary.remark:
+            log.warning("%s.", one.summary.remark)
     differing = differences(one.settings for one in runs)
     metrics = {name: [one.metrics.get(name) for one in runs] for name in _names(runs)}
     if found.json:
@@ -109,14 +115,14 @@ def _compared(folder: Path, summary: Summary) -> Compared:
 
 
 def _metrics(folder: Path, summary: Summary) -> dict[str, float | None]:
-    records = folder / "metrics.jsonl"
+    lines = folder / "metrics.jsonl"
     result = read_json(folder / "status.json").get("result")
-    tested = result["scores"] if result else overview.last_record(records, summary.monitor)
+    tested = result["scores"] if result else records.last(lines, summary.monitor)
     metrics = {key: value for key, value in tested.items() if key.startswith("test/")}
     if summary.best is not None:
         metrics[f"best {summary.monitor}"] = summary.best
         metrics["best at step"] = summary.best_step
-    trained = overview.last_record(records, "train/loss")
+    trained = records.last(lines, "train/loss")
     metrics |= {key: value for key, value in trained.items() if key.startswith("train/")}
     metrics["seconds"] = summary.seconds
     return metrics

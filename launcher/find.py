@@ -7,13 +7,14 @@ from pathlib import Path
 from launcher import layers, naming, overview, settings, storage
 from launcher.errors import SettingsError, StorageError, did_you_mean, listed
 from launcher.layers import Given
-
-ROOT = Path("checkpoints")
+from launcher.overview import ROOT
 
 
 def run_folder(word: str, configs: Sequence[Path] = (), given: Iterable[Given] = ()) -> Path:
     """The folder of a run: `cifar_resnet--quick` under checkpoints/, the path of its folder, or a
     recipe file, for the run that the same command would train. Raises SettingsError."""
+    if not word:
+        raise SettingsError("an empty word is no run: launcher runs lists them.")
     path = Path(word)
     if path.suffix == ".py" and not path.is_dir():
         return _of_recipe(path, configs, given)

@@ -4,8 +4,6 @@ A run writes its state itself, and one that was killed still says "running": whe
 there is told by the lock, which ends with its process.
 """
 
-import json
-import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -13,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from launcher import held, storage
+from launcher import held, records, storage
 from launcher.documents import read_json
 from launcher.errors import CheckpointError, StorageError
 from launcher.layers import scalar
@@ -21,7 +19,8 @@ from launcher.layers import scalar
 State = Literal["running", "dead", "preempted", "failed", "finished", "empty", "damaged"]
 STATES: Final[tuple[str, ...]] = get_args(State)
 """`dead`: it says that it runs, and nobody holds its lock. `empty`: nothing was begun there."""
-_TAIL: Final = 1 << 16
+ROOT: Final = Path("checkpoints")
+"""Where runs lie that are meant by their name."""
 _STEP: Final = re.compile(r"step-([0-9]{12})")
 _OURS: Final = {"run.json", "status.json", "metrics.jsonl", "recipe.py", ".lock", "owner.json"}
 
@@ -51,6 +50,8 @@ class Summary:
     """What to do."""
     command: str = ""
     """The command that continues the run."""
+    remark: str = ""
+    """What is wrong with its metrics, which costs it no weights."""
 
 
 def summaries(root: Path) -> list[Summary]:
@@ -72,12 +73,14 @@ def summary(folder: Path) -> Summary:
     try:
         return _summary(folder)
     except (CheckpointError, StorageError) as error:
-        return Summary(folder.name, str(folder), "damaged", updated=_updated(folder),
-                       reason=str(error), next="see why: launcher runs --json")  # fmt: skip
+        reason = str(error)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{folder}/run.json or status.json is not as a run leaves it: {error!r}."
-        return Summary(folder.name, str(folder), "damaged", updated=_updated(folder),
-                       reason=reason, next="move the folder away")  # fmt: skip
+        reason = (
+            f"{folder}: run.json, status.json or a checkpoint's state.json is not as a run leaves "
+            f"it: {error!r}."
+        )
+    return Summary(folder.name, str(folder), "damaged", updated=_updated(folder), reason=reason,
+                   next="see why: launcher runs --json")  # fmt: skip
 
 
 def _summary(folder: Path) -> Summary:
@@ -91,19 +94,22 @@ def _summary(folder: Path) -> Summary:
         said = "nothing was begun: it can go" if owner is None else f"begins (process {owner})"
         return Summary(folder.name, str(folder), state, updated=_updated(folder), next=said)
     state = _state(status, owner)
-    line = last_record(folder / "metrics.jsonl")
+    metrics = folder / "metrics.jsonl"
+    line = records.last(metrics)
     step = max(int(status.get("step") or 0), int(line.get("step", 0)), *steps, 0)
     monitor = (run.get("monitor") or {}).get("name", "")
     best = best_of(folder, status, steps) or {}
-    command = continuing(run)
+    finished = int(status["step"]) if state == "finished" else None
+    wrong = records.complaint(metrics, finished)
     return Summary(
         name=folder.name, folder=str(folder), state=state,
-        step=int(status["step"]) if state == "finished" else step,
+        step=step if finished is None else finished,
         total_steps=run.get("plan", {}).get("total_steps"), monitor=monitor,
         smaller=(run.get("monitor") or {}).get("smaller", False),
         best=best.get("scores", {}).get(monitor), best_step=best.get("step"),
         seconds=line.get("seconds"), updated=_updated(folder), reason=status.get("reason", ""),
-        next=_next(run, state, owner, status), command=command,
+        next=_next(folder, run, state, owner, status), command=continuing(run, _name(folder)),
+        remark=f"{folder}/{wrong}" if wrong else "",
     )  # fmt: skip
 
 
@@ -120,23 +126,44 @@ def _state(status: Mapping[str, Any], owner: int | None) -> State:
 
 
 def _next(
-    run: Mapping[str, Any], state: State, owner: int | None, status: Mapping[str, Any]
-) -> str:
+    folder: Path, run: Mapping[str, Any], state: State, owner: int | None,
+    status: Mapping[str, Any],
+) -> str:  # fmt: skip
     """What to do, in a few words."""
     if state == "running":
         return f"wait: process {owner} trains" if owner else "wait: another machine trains"
     if state == "finished":
-        own = run.get("launched_by") == "own loop"  # only its script knows what to evaluate
-        return "" if own else f"launcher evaluate {shlex.quote(str(run.get('name')))}"
+        return _looking(folder, run)
     if state == "failed":
         must = " --resume must" if status.get("failures", 0) >= 3 else ""
         return f"code {status.get('code')}: mend it, then the same command{must}"
     return "the same command continues"
 
 
-def continuing(run: Mapping[str, Any]) -> str:
-    """The command that continues a run, made from its run.json. What a setting's default says is
-    left out, and so is a mirror, whose password is not kept."""
+def _looking(folder: Path, run: Mapping[str, Any]) -> str:
+    """What to do with a finished run: the verb that works with what is left of it."""
+    if run.get("launched_by") == "own loop":  # only its script knows what to evaluate
+        return ""
+    name = _name(folder)
+    by_name = not name.startswith("-") and not name.endswith(".py") and (
+        (ROOT / name).resolve() == folder.resolve()
+    )  # fmt: skip
+    word = shlex.quote(name if by_name else str(folder))
+    if not checkpoints(folder):
+        return f"no checkpoint is left: launcher report {word}"
+    if not (folder / "recipe.py").is_file():
+        return f"recipe.py is gone: launcher report {word}"
+    return f"launcher evaluate {word}"
+
+
+def _name(folder: Path) -> str:
+    """A run's name: its folder's, which may be a copy, or have been renamed since it ran."""
+    return folder.name or folder.resolve().name
+
+
+def continuing(run: Mapping[str, Any], name: str) -> str:
+    """The command that continues the run of a name, made from its run.json. What a setting's
+    default says is left out, and so is a mirror, whose password is not kept."""
     attempts = run.get("attempts") or [{}]
     processes = attempts[-1].get("processes", 1)
     start = "launcher"
@@ -146,7 +173,7 @@ def continuing(run: Mapping[str, Any]) -> str:
         start = f"torchrun --nproc_per_node {processes} -m launcher"
     elif run.get("launched_by") == "own loop":
         start = "python"
-    words = [run.get("recipe", "RECIPE.py"), f"name={run.get('name')}"]
+    words = [run.get("recipe", "RECIPE.py"), f"name={name}"]
     for group in ("hyperparameters", "run_settings"):
         for key, entry in run.get(group, {}).items():
             if entry["from"] != "default" and key not in ("name", "mirror"):
@@ -170,26 +197,6 @@ def best_of(folder: Path, status: Mapping[str, Any], steps: list[int]) -> dict[s
 def checkpoints(folder: Path) -> list[int]:
     """The steps of a run's checkpoints, ascending, by name alone."""
     return sorted(int(match[1]) for name in _names(folder) if (match := _STEP.fullmatch(name)))
-
-
-def last_record(path: Path, having: str = "step") -> dict[str, Any]:
-    """The last whole line of metrics.jsonl that has the key `having`; {} when the last 64 KiB hold
-    none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
-            end = file.read(_TAIL)
-    except OSError:
-        return {}
-    whole, _, _ = end.rpartition(b"\n")
-    for line in reversed(whole.split(b"\n")):
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(found, dict) and having in found:
-            return found
-    return {}
 
 
 def _names(folder: Path) -> list[str]:

@@ -125,7 +125,12 @@ def take(folder: Path, wanted: str) -> Checkpoint:
 
 def _taken(folder: Path, wanted: str, there: list[int]) -> Checkpoint:
     if not there:
-        raise CheckpointError(f"{folder} has no checkpoint yet.")
+        if read_json(folder / "status.json").get("state") != "finished":
+            raise CheckpointError(f"{folder} has no checkpoint yet.")
+        raise CheckpointError(
+            f"{folder} has no checkpoint any more, though its run is finished: put its step-* "
+            f"folders back, or train it anew under another name=."
+        )
     if wanted.isdecimal():
         if int(wanted) not in there:
             raise CheckpointError(

@@ -1,6 +1,7 @@
 """`launcher report`: report.html of one run, or of several side by side."""
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ Switches:
 
 Example: launcher report cifar_resnet--quick
 """
+log = logging.getLogger("launcher")
 _HEAD: Final = 2000  # bytes in which the mark of a report stands
 
 
@@ -41,8 +43,12 @@ def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
     folders = [run_folder(word) for word in found.runs]
     target = found.output or (folders[0] if len(folders) == 1 else Path()) / report.NAME
     _refuse_foreign(target)
-    page = report.page_of([(folder, overview.summary(folder).state) for folder in folders])
+    runs = [overview.summary(folder) for folder in folders]
+    page = report.page_of([(Path(one.folder), one.state) for one in runs])
     storage.replace(target, page.encode())
+    for one in runs:
+        if one.remark:
+            log.warning("%s.", one.remark)
     screen.text(f"{target}: {len(page) / 1e3:,.0f} kB")
 
 

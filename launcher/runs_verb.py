@@ -64,7 +64,8 @@ def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
 
 
 def table(root: Path, runs: Sequence[Summary]) -> None:
-    """What `runs` prints for a person; below it the commands that continue what is not finished."""
+    """What `runs` prints for a person; below it the commands that continue what is not finished,
+    and what is wrong with metrics."""
     now = time.time()
     rows = [
         (one.name, one.state, _step(one), _best(one), age(now - one.updated), _advice(one))
@@ -74,6 +75,9 @@ def table(root: Path, runs: Sequence[Summary]) -> None:
     waiting = [one for one in runs if one.command and one.state in ("dead", "preempted", "failed")]
     for one in waiting[:_MOST_COMMANDS]:
         screen.text(f"{one.name} continues with: {one.command}")
+    for one in runs:
+        if one.remark:
+            screen.text(f"{one.remark}.")
 
 
 def age(seconds: float) -> str:

@@ -169,6 +169,9 @@ def test_without_a_checkpoint_there_is_nothing_to_evaluate() -> None:
     Path("empty").mkdir()
     with pytest.raises(CheckpointError, match="has no checkpoint yet"):
         reopen.take(Path("empty"), "best")
+    Path("empty/status.json").write_text('{"state": "finished"}')
+    with pytest.raises(CheckpointError, match="no checkpoint any more, though its run is finished"):
+        reopen.take(Path("empty"), "best")
 
 
 @pytest.mark.parametrize(

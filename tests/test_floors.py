@@ -32,7 +32,7 @@ FLOORS: list[set[str]] = [
     | {"held", "catalog", "mirrors", "transfer", "partial", "download", "unpack", "provide"}
     | {"answers", "interface"}
     | {"inventory", "documents", "png", "outcome"}
-    | {"overview", "find", "changes", "account", "asked"}
+    | {"overview", "find", "changes", "account", "asked", "records"}
     | {"request", "outline", "validate"}
     | {
         "secret",
@@ -116,7 +116,7 @@ BESIDE: dict[str, set[str]] = {
     "inventory": {"catalog", "provide"},
     "changes": {"layers"},
     "account": {"documents", "errors"},
-    "overview": {"documents", "errors", "held", "layers", "storage"},
+    "overview": {"documents", "errors", "held", "layers", "records", "storage"},
     "find": {"errors", "layers", "naming", "overview", "settings", "storage"},
     "asked": {"errors", "find", "layers", "settings", "storage"},
     "launch": {"errors"},

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, command, write_recipe
 
-from launcher import held, overview
+from launcher import held, overview, storage
 from launcher.overview import Summary
 
 HOLD = """
@@ -151,7 +151,47 @@ def test_a_damaged_folder_is_said_to_be_and_does_not_hide_the_others(
     broken, whole = overview.summaries(Path("checkpoints"))
     assert broken.state == "damaged"
     assert words in broken.reason
+    assert "move" not in broken.next, "its checkpoints are good"
     assert whole.state == "finished"
+
+
+@pytest.mark.parametrize("line", ['{"step": NaN}', "[1]", '"x"', '{"step": "a", "test/loss": {}}'])
+def test_a_foreign_line_among_the_metrics_is_named_and_harms_nothing(line: str) -> None:
+    folder = trained()
+    before = overview.summary(folder)
+    number = len((folder / "metrics.jsonl").read_text().splitlines()) + 1
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    after = overview.summary(folder)
+    assert before.remark == ""
+    assert after.remark == f"{folder}/metrics.jsonl, line {number}, is no record of a run"
+    assert (after.state, after.step, after.next) == (before.state, before.step, before.next)
+
+
+def test_a_copied_or_renamed_folder_is_meant_by_its_own_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trained().rename("checkpoints/other")
+    found = overview.summary(Path("checkpoints/other"))
+    assert found.next == "launcher evaluate other"
+    assert " name=other" in found.command
+    Path("elsewhere").mkdir()
+    folder = Path("checkpoints/other").rename("elsewhere/third one")
+    assert overview.summary(folder).next == "launcher evaluate 'elsewhere/third one'"
+    assert command("evaluate", "elsewhere/third one") == 0
+    assert "elsewhere/third one at step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"), [("step-*", "no checkpoint is left"), ("recipe.py", "recipe.py is gone")]
+)
+def test_the_advice_for_a_finished_run_is_one_that_works(lost: str, said: str) -> None:
+    folder = trained()
+    for path in folder.glob(lost):
+        storage.remove(path)
+    assert overview.summary(folder).next == f"{said}: launcher report one"
+    assert command("evaluate", "one") == 5
+    assert command("report", "one") == 0
 
 
 def test_a_run_json_that_cannot_be_opened_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,44 +222,12 @@ def test_a_run_that_trains_shows_its_last_line_and_the_best_of_its_checkpoint() 
     assert (found.best, found.best_step) == (best["scores"]["test/accuracy"], best["step"])
 
 
-def test_of_long_metrics_only_the_end_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = Path("metrics.jsonl")
-    line = json.dumps({"step": 1, "train/loss": 0.5})
-    path.write_text(f"{line}\n" * 200_000 + '{"step": 2, "test/loss": 1.0}\n{"step": 3}\n')
-    read: list[int] = []
-    real = Path.open
-
-    class Counted:
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def __enter__(self) -> "Counted":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.file.close()
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-        def read(self, size: int) -> bytes:
-            data: bytes = self.file.read(size)
-            read.append(len(data))
-            return data
-
-    monkeypatch.setattr(Path, "open", lambda self, mode: Counted(real(self, mode)))
-    assert overview.last_record(path) == {"step": 3}
-    assert overview.last_record(path, "test/loss")["step"] == 2
-    assert sum(read) <= 2 * 65536
-    assert path.stat().st_size > 5_000_000
-
-
 def test_a_run_of_several_processes_continues_with_several() -> None:
     base = {"recipe": "r.py", "name": "x", "attempts": [{"processes": 2}]}
-    assert overview.continuing({**base, "launched_by": "torchrun"}) == (
+    assert overview.continuing({**base, "launched_by": "torchrun"}, "x") == (
         "torchrun --nproc_per_node 2 -m launcher r.py name=x"
     )
-    assert overview.continuing({**base, "launched_by": "accelerate launch"}).startswith(
+    assert overview.continuing({**base, "launched_by": "accelerate launch"}, "x").startswith(
         "accelerate launch ... -m launcher r.py"
     )
 
@@ -234,7 +242,7 @@ def test_a_command_is_quoted_and_leaves_out_a_mirror() -> None:
             "keep": {"value": 2, "from": "default"},
         },
     }  # fmt: skip
-    assert overview.continuing(run) == (
+    assert overview.continuing(run, "x") == (
         "launcher 'my recipe.py' name=x 'widths=[64,32]' 'evaluate_every=1 epoch'"
     )
 

@@ -291,14 +291,38 @@ def test_other_metrics_get_a_chart_of_their_own() -> None:
 
 
 def test_what_is_damaged_is_said_and_the_rest_is_shown() -> None:
-    folder = write()
+    folder = write(status={"step": 110})
     (folder / "outcome.json").write_text("{")
     with (folder / "metrics.jsonl").open("ab") as file:
         file.write(b'\x00\xff\n{"step": 110, "trai')
     words = read(page(folder))
     assert "outcome.json is damaged" in words
-    assert "1 of 12 lines of metrics.jsonl cannot be read." in words  # what was cut is no line
+    assert "metrics.jsonl, line 12, is no record of a run." in words
+    assert "metrics.jsonl has a torn line at its end." not in words  # it ends before that
+    assert "metrics.jsonl ends at step 100 of 110." in words
     assert "75.00 %" in words
+
+
+@pytest.mark.parametrize("state", ["finished", "dead", "preempted", "failed"])
+def test_of_a_torn_line_only_a_finished_run_is_told(state: str) -> None:
+    folder = write(status={"state": state})
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 110, "trai')
+    torn = "metrics.jsonl has a torn line at its end." in read(page(folder))
+    assert torn == (state == "finished")
+
+
+def test_metrics_that_were_lost_are_said_by_report_and_compare(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder, _ = write(), write("whole")
+    lines = (folder / "metrics.jsonl").read_bytes()
+    (folder / "metrics.jsonl").write_bytes(lines[:500])
+    for words in (["report", "r"], ["compare", "r", "whole"]):
+        caplog.clear()
+        assert command(*words) == 0
+        assert caplog.messages == ["checkpoints/r/metrics.jsonl ends at step 20 of 100."]
+    assert "metrics.jsonl ends at step 20 of 100." in read((folder / "report.html").read_text())
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ def made(name: str, best: float | None = 0.5, state: str = "finished", **run: An
         "run_settings": {}, "monitor": {"name": "test/accuracy", "smaller": False},
     }  # fmt: skip
     status = {"state": state, "step": 4, "code": 4, "reason": "why", "result": scores}
+    (folder / "step-000000000004").mkdir()
+    (folder / "recipe.py").touch()
     (folder / "run.json").write_text(json.dumps(document | run))
     (folder / "status.json").write_text(json.dumps(status))
     (folder / "metrics.jsonl").write_text('{"step": 4, "seconds": 2.0, "train/loss": 0.5}\n')
@@ -84,12 +86,15 @@ def test_the_table_says_what_to_do_next(capsys: pytest.CaptureFixture[str]) -> N
     made("killed", state="running")
     made("torn")
     Path("checkpoints/torn/run.json").write_text("{")
+    with (made("foreign") / "metrics.jsonl").open("a") as file:
+        file.write("[1]\n")
     assert command("runs") == 0
     out = capsys.readouterr().out
     assert "launcher evaluate done" in out
     assert "code 4: mend it, then the same command. why" in " ".join(out.split())
     assert "killed continues with: launcher r.py name=killed" in out
     assert "damaged" in out
+    assert "checkpoints/foreign/metrics.jsonl, line 2, is no record of a run." in out
     assert "4/10" in out
 
 

@@ -5,10 +5,11 @@ become one, so that a million lines cost no more than a thousand, and a spike is
 bucket knows its lowest and its highest value beside the mean.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
+
+from launcher.records import record
 
 BUCKETS: Final = 256
 """Buckets of a long series, at least; at most twice as many."""
@@ -116,7 +117,9 @@ class Curves:
     """The last line."""
     lines: int
     damaged: int
-    """Lines that could not be read."""
+    """Lines that are no record of a run."""
+    first_damaged: int = 0
+    """The number of the first of these."""
 
 
 def curves(lines: Iterable[bytes]) -> Curves:
@@ -124,16 +127,14 @@ def curves(lines: Iterable[bytes]) -> Curves:
     series: dict[str, Series] = {}
     others: set[str] = set()  # keys that are no metric of the whole
     last: dict[str, Any] = {}
-    count = damaged = 0
+    count = damaged = first = 0
     for line in lines:
         count += 1
-        try:
-            found = json.loads(line)
-            step = found["step"] + 0
-        except (ValueError, TypeError, KeyError, RecursionError):
-            damaged += 1
+        found = record(line)
+        if found is None:
+            damaged, first = damaged + 1, first or count
             continue
-        last = found
+        last, step = found, found["step"]
         for key, value in found.items():
             if key in others:
                 continue
@@ -141,10 +142,10 @@ def curves(lines: Iterable[bytes]) -> Curves:
                 continue
             if value is None:
                 series[key].add(step, None)
-            elif isinstance(value, int | float):
+            else:
                 series[key].add(step, float(value) if abs(value) < _LARGEST else None)
     return Curves({key: one for key, one in series.items() if one.count or one.missing}, last,
-                  count, damaged)  # fmt: skip
+                  count, damaged, first)  # fmt: skip
 
 
 def _begin(key: str, series: dict[str, Series], others: set[str]) -> bool:

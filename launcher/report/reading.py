@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from launcher import outcome, storage
+from launcher import outcome, records, storage
 from launcher.documents import read_json
 from launcher.errors import CheckpointError, StorageError
 from launcher.report.curves import Curves, curves
@@ -72,11 +72,17 @@ def told(folder: Path, state: str | None = None) -> Told:
     except CheckpointError as error:
         found = None
         remarks.append(str(error))
-    measured = _curves(folder / "metrics.jsonl")
+    path, state = folder / "metrics.jsonl", state or str(status.get("state", "running"))
+    measured = _curves(path)
     if measured.damaged:
-        remarks.append(f"{measured.damaged:,} of {measured.lines:,} lines of metrics.jsonl "
-                       f"cannot be read.")  # fmt: skip
-    state = state or str(status.get("state", "running"))
+        more = f" (nor are {measured.damaged - 1:,} more)" if measured.damaged > 1 else ""
+        remarks.append(f"{path.name}, line {measured.first_damaged:,}, {records.NO_RECORD}{more}.")
+    if state == "finished" and (
+        missing := records.of_finished(
+            path, measured.last, int(status.get("step") or 0), torn=records.torn(path)
+        )
+    ):
+        remarks.append(f"{missing}.")
     return Told(folder, run, status, state, found, measured, remarks)
 
 

@@ -55,7 +55,7 @@ def head(told: Told) -> str:
     if told.status.get("reason"):  # of a finished run: why it ended before its plan
         error = " error" if told.state == "failed" else ""
         boxes.insert(0, f"<p class='box{error}'>{text(told.status['reason'])}</p>")
-    if not told.curves.last:
+    if not told.curves.last and told.state != "finished":  # or the remarks say it
         boxes.append("<p class=box>There is no line of metrics yet.</p>")
     elif not told.scores:
         boxes.append("<p class=box>There was no evaluation yet.</p>")
