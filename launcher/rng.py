@@ -21,6 +21,7 @@ SYNTHETIC: Final = 4
 EVALUATE: Final = 5
 DECODE: Final = 6
 STEP: Final = 7
+UPDATE: Final = 8
 
 _GAMMA: Final = 0x9E3779B97F4A7C15
 _MIX_1: Final = 0xBF58476D1CE4E5B9

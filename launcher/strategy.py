@@ -156,6 +156,13 @@ class World:
         else:
             torch.manual_seed(seeds[0])
 
+    def seed_alike(self, seed: int) -> None:
+        """Seed what an update may draw from, on the host and on each device: the same numbers in
+        every process."""
+        self.seed([seed] * self.devices)
+        if self.device.type != "cpu":
+            torch.default_generator.manual_seed(seed)
+
     def on_main(self, work: Callable[[], int]) -> int:
         """Do something in the main process only; its result, or its refusal, reaches all.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from launcher import graphs, ways
+from launcher import graphs, rng, ways
 from launcher.build import Parts
 from launcher.data import Batch
 from launcher.guard import Guard
@@ -41,6 +41,7 @@ class Update:
         self.passes, self.guard, self.stepper, self._meter = passes, guard, stepper, meter
         self._say, self._record = say, record
         self._whole: _Whole | None = None
+        self._draws, self._seed = may_draw(parts.optimizer), parts.plan.seed
         alone = parts.plan.accumulation == 1 and ways.records(parts)
         self._to_record = alone and recordable(parts.optimizer)
         if self._to_record:
@@ -58,6 +59,8 @@ class Update:
         for loss in self.passes.run(micro_batches):
             self._meter.add(loss)
         length = self.guard.before_update(step, norm=norm)
+        if self._draws:
+            self._world.seed_alike(rng.fold(self._seed, rng.UPDATE, step) >> 1)
         self.stepper.step()
         self.guard.after_update(step, skipped=self._world.skipped())
         self.passes.forget()
@@ -109,9 +112,20 @@ class _Whole:
 def recordable(optimizer: Optimizer) -> bool:
     """Whether a recorded step of the optimizer would do what each step does: it is one of torch's
     own in its fused form, and no hook of somebody else wants to be called."""
-    hooked = any(getattr(optimizer, name, None) for name in _HOOKS)
     fused = all(group.get("fused") for group in optimizer.param_groups)
-    return type(optimizer) in _RECORDABLE and fused and not hooked
+    return type(optimizer) in _RECORDABLE and fused and not _hooked(optimizer)
+
+
+def may_draw(optimizer: Optimizer) -> bool:
+    """Whether an update may draw random numbers, as Langevin dynamics do and differential privacy
+    does: none of torch's own optimizers draws any. Torch's generator holds the seed of a
+    micro-batch then, another one in each process."""
+    kind = type(optimizer)
+    return getattr(torch.optim, kind.__name__, None) is not kind or _hooked(optimizer)
+
+
+def _hooked(optimizer: Optimizer) -> bool:
+    return any(getattr(optimizer, name, None) for name in _HOOKS)
 
 
 def rates_on(device: torch.device, optimizer: Optimizer) -> None:

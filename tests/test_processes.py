@@ -205,6 +205,35 @@ def test_final_weights_differ_by_rounding_only(runs: dict[str, Path]) -> None:
             assert difference < 1e-5, (name, key)
 
 
+NOISY = """
+import os
+import torch
+
+class Noisy(torch.optim.SGD):
+    steps = 0
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step(closure)
+        parameters = self.param_groups[0]["params"]
+        for parameter in parameters:
+            parameter += 0.01 * torch.randn_like(parameter)
+        self.steps += 1
+        if self.steps == 22:
+            torch.save([p.detach() for p in parameters], f"weights-{os.environ['RANK']}.pt")
+"""
+
+
+def test_an_update_that_draws_leaves_the_same_weights_in_all_processes(tmp_path: Path) -> None:
+    recipe = NOISY + RECIPE.replace("return torch.optim.SGD", "return Noisy")
+    both = [launch(tmp_path / str(count), recipe, count, "micro_batch_size=16") for count in (1, 2)]
+    kept = [torch.load(both[1].parent.parent / f"weights-{process}.pt") for process in range(2)]
+    assert all(torch.equal(*pair) for pair in zip(*kept, strict=True))
+    one = weights(both[0])
+    for key, tensor in weights(both[1]).items():
+        assert (tensor - one[key]).norm() / one[key].norm() < 1e-5, key
+
+
 def test_an_evaluation_is_the_same_to_the_last_sample_on_1_2_and_3_processes(
     tmp_path: Path,
 ) -> None:

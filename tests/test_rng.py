@@ -116,6 +116,7 @@ def test_the_draws_of_a_sample_are_pinned_for_ever() -> None:
 
 def test_purposes_keep_their_numbers() -> None:
     assert (rng.ORDER, rng.AUGMENT, rng.TORCH, rng.SYNTHETIC) == (1, 2, 3, 4)
+    assert (rng.EVALUATE, rng.DECODE, rng.STEP, rng.UPDATE) == (5, 6, 7, 8)
 
 
 # ── the words ────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ from launcher.build import Parts
 from launcher.guard import Guard
 from launcher.meter import Meter
 from launcher.passes import Passes
-from launcher.update import Update, rates_on, recordable
+from launcher.update import Update, may_draw, rates_on, recordable
 
 ADAM = NORMED + (
     "\ndef optimizer(hparams, model):\n"
@@ -173,6 +173,49 @@ def test_only_optimizers_whose_recorded_step_is_every_step_are_recorded() -> Non
     assert not recordable(hooked)
     handle.remove()
     assert recordable(hooked)
+
+
+NOISY = (
+    NORMED
+    + """
+class Noisy(torch.optim.SGD):
+    def step(self, closure=None):
+        super().step(closure)
+        self.drawn = torch.rand(3)
+
+def optimizer(hparams, model):
+    return Noisy(model.parameters(), lr=hparams.lr)
+"""
+)
+
+
+def test_what_an_update_draws_depends_on_the_seed_and_the_step_alone() -> None:
+    """Not on the micro-batch that was last, which is another one in each process."""
+    drawn: list[list[Tensor]] = []
+    for given in (["micro_batch_size=4"], ["micro_batch_size=16"], ["seed=2"]):
+        with updating(*given, "dropout=0.5", extra=NOISY, record=None) as (parts, update, _):
+            feed, optimizer, found = micro_batches(parts), cast(Any, parts.optimizer), []
+            for step in range(2):
+                update(step, feed, norm=False)
+                found.append(optimizer.drawn)
+            drawn.append(found)
+    assert all(torch.equal(*pair) for pair in zip(drawn[0], drawn[1], strict=True))
+    assert not torch.equal(*drawn[0])
+    assert not torch.equal(drawn[0][0], drawn[2][0])
+
+
+def test_only_an_update_that_may_draw_is_seeded() -> None:
+    weight = [nn.Parameter(torch.ones(2))]
+    for kind in (torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop):
+        assert not may_draw(kind(weight, lr=0.1))
+
+    class SGD(torch.optim.SGD):
+        pass
+
+    assert may_draw(SGD(weight, lr=0.1))
+    hooked = torch.optim.SGD(weight, lr=0.1)
+    hooked.register_step_pre_hook(lambda *_: None)
+    assert may_draw(hooked)
 
 
 @pytest.fixture
