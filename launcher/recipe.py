@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -73,6 +74,11 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "metrics": ("model", "batch"),
 }
 
+_CALLING_TORCH = {
+    "loss": 'lambda model, batch: F.cross_entropy(model(batch["image"]), batch["label"])',
+    "optimizer": "lambda hparams, model: torch.optim.SGD(model.parameters(), lr=hparams.lr)",
+}
+
 
 def _wrong_hparams(cls: object) -> list[str]:
     if not (isinstance(cls, type) and issubclass(cls, Hparams)):
@@ -86,6 +92,9 @@ def _wrong_signature(name: str, function: object, arguments: tuple[str, ...]) ->
     wanted = f"Recipe.{name} must be a function {name}({', '.join(arguments)})"
     if not callable(function):
         return [f"{wanted}, not {function!r}."]
+    if what := _of_torch(function):
+        example = _CALLING_TORCH.get(name, f"lambda {', '.join(arguments)}: ...")
+        return [f"{wanted}, and {what} takes other arguments: give {example}."]
     try:
         signature = inspect.signature(function)
         signature.bind(*arguments)
@@ -94,6 +103,19 @@ def _wrong_signature(name: str, function: object, arguments: tuple[str, ...]) ->
     except ValueError:  # a builtin without a signature: its call will tell
         return []
     return []
+
+
+def _of_torch(function: object) -> str:
+    """What a layer, or a function or class of torch's own, is called; empty for any other. torch
+    has none that takes what a recipe's functions are given, though it may take as many."""
+    while isinstance(function, partial):
+        function = function.func
+    if isinstance(function, nn.Module):
+        return f"a {type(function).__name__}"
+    module = getattr(function, "__module__", None) or ""
+    if module.partition(".")[0] in ("torch", "torchvision"):
+        return f"{module}.{getattr(function, '__name__', function)}"
+    return ""
 
 
 def _wrong_directions(better: object) -> list[str]:

@@ -141,6 +141,29 @@ def test_arguments_beyond_the_needed_ones_may_have_defaults() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("loss = nn.CrossEntropyLoss(label_smoothing=0.1)", "a CrossEntropyLoss takes other"),
+        ("loss = nn.functional.cross_entropy", "torch.nn.functional.cross_entropy takes other"),
+        ("loss = partial(nn.functional.mse_loss, reduction='sum')", "functional.mse_loss takes"),
+        ("class Focal(nn.Module):\n    def forward(self, logits, label): pass\nloss = Focal()",
+         "a Focal takes other arguments"),
+        ("metrics = nn.L1Loss()", "give lambda model, batch: ...."),
+        ("model = nn.Linear(16, 4)", "give lambda hparams, data: ...."),
+        ("optimizer = torch.optim.SGD", "torch.optim.sgd.SGD takes other arguments"),
+        ("schedule = torch.optim.lr_scheduler.StepLR", "lr_scheduler.StepLR takes other"),
+    ],
+)  # fmt: skip
+def test_what_is_torchs_own_is_refused_with_a_function_that_calls_it(line: str, words: str) -> None:
+    name = line.rpartition("\n")[2].partition(" ")[0]
+    message = refusal(write_recipe(f"from functools import partial\n{line}"))
+    assert f"Recipe.{name} must be a function {name}(" in message
+    assert words in message
+    if name == "loss":
+        assert 'give lambda model, batch: F.cross_entropy(model(batch["image"]), ' in message
+
+
+@pytest.mark.parametrize(
     ("lines", "words"),
     [
         ("TinyHparams = dict", "Recipe.hparams must be a subclass of Hparams"),
