@@ -7,7 +7,7 @@ one of which nobody has said it cannot decide.
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
-from launcher.errors import RecipeError, SettingsError, did_you_mean
+from launcher.errors import RecipeError, SettingsError, did_you_mean, listed
 
 Better = Literal["smaller", "larger"]
 KNOWN: Final[Mapping[str, Better]] = {"accuracy": "larger", "loss": "smaller"}
@@ -34,8 +34,16 @@ def chosen(asked: str, names: Sequence[str], better: Mapping[str, Better]) -> Mo
     """The metric that `monitor=` asks for, of the recipe's `test/NAME` in its order.
 
     `auto` is test/accuracy where there is one, else test/loss, else the first. Raises SettingsError
-    for one that the recipe has not, RecipeError for one of which it is not said what is better.
+    for one that the recipe has not, RecipeError for one of which it is not said what is better, and
+    for a `better` of a metric that is not there.
     """
+    own = [name.removeprefix("test/") for name in names]
+    for metric in better:
+        if metric not in own:
+            raise RecipeError(
+                f"Recipe.better names {metric!r}, and recipe.metrics gives no such metric, but "
+                f"{listed(own)}.{did_you_mean(metric, own)}"
+            )
     name = _auto(names) if asked == "auto" else asked
     if name not in names:
         raise SettingsError(

@@ -28,7 +28,8 @@ from launcher.metrics import classification
     ],
 )
 def test_auto_takes_accuracy_then_loss_then_the_first(names: list[str], expected: Monitor) -> None:
-    assert chosen("auto", names, {"error": "smaller"}) == expected
+    better: dict[str, Better] = {"error": "smaller"} if "test/error" in names else {}
+    assert chosen("auto", names, better) == expected
 
 
 @pytest.mark.parametrize(("better", "smaller"), [("smaller", True), ("larger", False)])
@@ -49,6 +50,11 @@ def test_a_metric_of_which_nobody_said_what_is_better_cannot_decide(asked: str) 
 def test_a_metric_that_is_not_there_is_refused_with_the_nearest() -> None:
     with pytest.raises(SettingsError, match=r"Did you mean 'test/accuracy'\?"):
         chosen("test/acuracy", ["test/loss", "test/accuracy"], {})
+
+
+def test_a_direction_of_a_metric_that_is_not_there_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"names 'macro_f2', .* but macro_f1\. Did"):
+        chosen("auto", ["test/macro_f1"], {"macro_f1": "larger", "macro_f2": "larger"})
 
 
 @pytest.mark.parametrize(("smaller", "less", "more"), [(True, True, False), (False, False, True)])
