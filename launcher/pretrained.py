@@ -3,6 +3,7 @@
     pretrained.load(network, "https://download.pytorch.org/models/resnet34-b627a593.pth", head="fc")
     pretrained.load(network, "weights.safetensors", head="fc")
     pretrained.load(network, "checkpoints/cifar_resnet", head="fc")
+    pretrained.load(network, "checkpoints/first_stage")
 
 This is for a recipe's `model`, and has nothing to do with checkpoints of the run itself: a run that
 continues has its own weights, and does not need these any more. Their hash is noted with the run's
@@ -41,8 +42,9 @@ used: ContextVar[str] = ContextVar("used", default="")
 """The hash of what was loaded last."""
 
 
-def load(model: nn.Module, weights: str, head: str) -> None:
-    """Put weights into a model, all but those of its `head`, the module that is made anew.
+def load(model: nn.Module, weights: str, head: str = "") -> None:
+    """Put weights into a model, all but those of its `head`, the module that is made anew; without
+    a head all of them, as for the second stage of a training whose first one trained the head.
 
     `weights` is a finished run's folder (its best checkpoint), a file of a dictionary of tensors
     (`.safetensors`, or what torch.save writes, of which nothing but tensors is read), or such a

@@ -71,6 +71,17 @@ def test_a_file_gives_everything_but_the_head(path: str) -> None:
     assert pretrained.used.get() == hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("given", [{}, {"head": ""}], ids=["no head", "an empty one"])
+def test_without_a_head_a_file_gives_everything(given: dict[str, str]) -> None:
+    found = saved(classes=2)
+    model = Small()
+    pretrained.load(model, "w.pth", **given)
+    assert all(value.equal(found[name]) for name, value in model.state_dict().items())
+    saved(classes=7)
+    with pytest.raises(DataError, match=r"last\.bias is \(7,\) in the weights and \(2,\)"):
+        pretrained.load(model, "w.pth", **given)
+
+
 def test_torchvisions_networks_fit_ours() -> None:
     from torchvision.models import resnet18
 
@@ -254,7 +265,7 @@ def test_a_finished_run_gives_the_weights_that_evaluations_use() -> None:
     run = run_of_small("ema=0.5")
     best = json.loads((run / "status.json").read_text())["result"]["best"]["step"]
     model = models.MLP(16, 4, (8,))
-    pretrained.load(model, str(run), head="nothing")
+    pretrained.load(model, str(run))
     expected = load_file(checkpoint.folder_of(run, best) / "ema.safetensors")
     assert all(value.equal(expected[name]) for name, value in model.state_dict().items())
 
@@ -273,7 +284,7 @@ def test_a_damaged_run_is_refused() -> None:
     for path in run.glob("step-*/model.safetensors"):
         path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(CheckpointError, match="was changed or cut short"):
-        pretrained.load(models.MLP(16, 4, (8,)), str(run), head="nothing")
+        pretrained.load(models.MLP(16, 4, (8,)), str(run))
 
 
 # ── the recipe ──────────────────────────────────────────────────────────────────────────────────
