@@ -111,6 +111,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a list": ({"x": [1, 2, 3], "label": ZEROS}, "x must be .*the type list"),
     "texts": ({"x": np.array(["a"]), "label": ZEROS}, "x has the type <U1, which torch has not"),
     "float labels": ({"x": ZEROS, "label": ZEROS.float()}, "label must be whole.*target="),
+    "several labels": (
+        {"x": ZEROS, "label": torch.zeros(len(ZEROS), 3)},
+        "label must be whole numbers.*several labels a sample .multi-hot., give target=",
+    ),
     "bool labels": ({"x": ZEROS, "label": ZEROS.bool()}, "label must be whole numbers"),
     "label columns": ({"x": ZEROS, "label": ZEROS[:, None]}, r"of shape \(3, 1\)"),
     "negative": ({"x": ZEROS, "label": ZEROS - 1}, r"sample 0 has label -1.*\(3 samples"),

@@ -67,8 +67,9 @@ def tensors(
     Inputs keep their type and go by their names in a batch; `image` is the one that has the
     source's `shape`, or else the first. `label`: whole numbers (N,), given as int64; `classes` are
     their names, by default the numbers from 0 to the largest label. `target`: finite numbers of a
-    floating type (N, ...), given as float32, for regression: then there are no classes. Nothing is
-    copied that has its type already: leave it as it is while a run goes on.
+    floating type (N, ...), given as float32, for regression or for several labels a sample (0 or 1
+    for each): then there are no classes. Nothing is copied that has its type already: leave it as
+    it is while a run goes on.
 
     The fingerprint is of the content unless it is given, which saves reading it all. Raises
     DataError for what does not fit together.
@@ -115,7 +116,8 @@ def _label(label: Tensor) -> Tensor:
     if kind.is_floating_point or kind.is_complex or kind == torch.bool or label.ndim != 1:
         raise DataError(
             f"label must be whole numbers of shape (N,); it is {kind} of shape "
-            f"{tuple(label.shape)}. For regression give target=."
+            f"{tuple(label.shape)}. For regression, and for several labels a sample (multi-hot), "
+            f"give target= of a floating type."
         )
     return label.long()
 
