@@ -21,6 +21,7 @@ from launcher.errors import DataError, RecipeError, SettingsError, listed
 from launcher.evaluate import checked
 from launcher.kept import Kept, own_memory, refuse
 from launcher.loaders import Loaders
+from launcher.matching import no_broadcasting
 from launcher.modes import evaluating
 from launcher.monitor import Monitor, chosen
 from launcher.plan import Plan, Sizes
@@ -171,7 +172,7 @@ def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device
     _check_same_types(loaded, *batches.values())
     hook = model.register_forward_hook(_OutputCheck(loaded, data, batches["train"]))
     try:
-        with evaluating(model):
+        with evaluating(model), no_broadcasting():
             loss = recipes.call(loaded, "loss", Tensor, model, batches["train"])
             metrics = recipes.call(loaded, "metrics", dict, model, batches["test"])
     finally:

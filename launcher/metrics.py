@@ -7,12 +7,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from launcher.data import Batch
+from launcher.matching import of_one_shape, part
+
+_INSTEAD = "metrics=metrics.regression or metrics of its own"
 
 
 def classification(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """`loss` (cross entropy, no smoothing) and `accuracy` (0 or 1): float32, shape (N,)."""
+    label = part(batch, "label", "metrics.classification (the default)", _INSTEAD)
     logits = model(batch["image"]).float()
-    label = batch["label"]
     return {
         "loss": F.cross_entropy(logits, label, reduction="none"),
         "accuracy": (logits.argmax(1) == label).float(),
@@ -21,7 +24,9 @@ def classification(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def regression(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """`loss`: the squared error, averaged over a sample's outputs; float32, shape (N,)."""
-    output, target = model(batch["image"]).float(), batch["target"]
+    target = part(batch, "target", "metrics.regression", "other metrics")
+    output = model(batch["image"]).float()
+    of_one_shape(output, target, "metrics.regression")
     return {"loss": F.mse_loss(output, target, reduction="none").reshape(len(output), -1).mean(1)}
 
 

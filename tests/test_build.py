@@ -102,6 +102,52 @@ def test_regression_has_no_classes_to_fit() -> None:
     assert parts.monitor == Monitor("test/loss", smaller=True)
 
 
+TARGETS = """
+def data(hparams):
+    source = sources.tensors(image=torch.ones(40, 16), target=torch.ones(40))
+    return Data(train=Split(source), test=Split(source))
+
+
+def model(hparams, data): return nn.Linear(16, 1)
+
+
+def mean_squares(model, batch):
+    return nn.functional.mse_loss(model(batch["image"])[:, 0], batch["target"])
+
+
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("loss", "metrics"),
+    [
+        ("losses.mse", "metrics.regression"),
+        ("mean_squares", "metrics.regression"),
+        (
+            "lambda m, b: nn.functional.l1_loss(m(b['image']), b['target'])",
+            "lambda m, b: {'loss': m(b['image'])[:, 0]}",
+        ),
+    ],
+    ids=["ours", "the metrics alone", "torch's own"],
+)
+def test_an_output_that_would_be_broadcast_against_its_target_is_refused(
+    loss: str, metrics: str
+) -> None:
+    said = refusal(f"from launcher import metrics\n{TARGETS}loss = {loss}\nmetrics = {metrics}")
+    assert "(2, 1)" in said or "torch.Size([2, 1])" in said
+    assert "(2,)" in said or "torch.Size([2])" in said
+
+
+def test_the_defaults_say_what_a_recipe_with_targets_must_give() -> None:
+    said = refusal(TARGETS)
+    assert "losses.cross_entropy (the default loss) needs `label`" in said
+    assert "a batch of this data has image, target: give the recipe loss=losses.mse" in said
+    said = refusal(f"{TARGETS}loss = mean_squares")
+    assert said.startswith("metrics.classification (the default) needs `label`")
+    assert "give the recipe metrics=metrics.regression or metrics of its own." in said
+
+
 # ── loss and metrics ────────────────────────────────────────────────────────────────────────────
 
 
@@ -145,6 +191,12 @@ def test_an_unknown_monitor_is_refused_with_the_known_ones() -> None:
     assert "monitor=test/acuracy" in message
     assert "test/loss, test/accuracy" in message
     assert "Did you mean 'test/accuracy'?" in message
+
+
+def test_a_direction_of_a_metric_that_is_not_there_is_refused_with_the_nearest() -> None:
+    message = refusal('better = {"acuracy": "larger"}')
+    assert "Recipe.better names 'acuracy', and recipe.metrics gives no such metric" in message
+    assert "but loss, accuracy. Did you mean 'accuracy'?" in message
 
 
 # ── model, optimizer, data ──────────────────────────────────────────────────────────────────────

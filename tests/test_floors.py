@@ -46,7 +46,7 @@ FLOORS: list[set[str]] = [
     },
     {"data", "augment", "schedules", "optim", "losses", "metrics", "buffers", "parallel"}
     | {"modes", "pictures", "sources.absent", "uncompiled", "ahead"}
-    | {"mixing"}
+    | {"matching", "mixing"}
     | {"models", "models.lenet", "models.mlp", "models.resnet"}
     | {"sources", "sources.arrays", "sources.cifar10", "sources.digits"}
     | {"sources.mnist", "sources.synthetic", "sources.decoded", "sources.photo", "sources.listing"}
@@ -138,8 +138,9 @@ BESIDE: dict[str, set[str]] = {
     "state": {"monitor"},
     "screen": {"live"},
     "augment": {"data"},
-    "losses": {"data"},
-    "metrics": {"data"},
+    "losses": {"data", "matching"},
+    "matching": {"data"},
+    "metrics": {"data", "matching"},
     "mixing": {"data"},
     "models": {"models.lenet", "models.mlp", "models.resnet"},
     "sources": {"sources.arrays", "sources.cifar10", "sources.digits", "sources.mnist"}

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from launcher import losses, metrics
 from launcher.data import Batch
+from launcher.errors import RecipeError
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0], [5.0, 1.0, 0.0]])
 LABEL = torch.tensor([0, 2, 2, 1])
@@ -62,6 +63,27 @@ def test_regression_with_one_output_has_one_number_per_sample() -> None:
     output, target = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 0.0, 1.0])
     found = metrics.regression(nn.Identity(), {"image": output, "target": target})
     assert found["loss"].tolist() == [0.0, 4.0, 9.0]
+
+
+@pytest.mark.parametrize(("output", "target"), [((4, 1), (4,)), ((4,), (4, 1)), ((4, 3), (4, 1))])
+def test_regression_of_two_shapes_is_refused_with_both(
+    output: tuple[int, ...], target: tuple[int, ...]
+) -> None:
+    """Broadcast, it would still be one number per sample: its mean distance to all targets."""
+    batch = {"image": torch.zeros(output), "target": torch.zeros(target)}
+    with pytest.raises(RecipeError, match="give both one shape") as error:
+        metrics.regression(nn.Identity(), batch)
+    assert f"output of shape {output} with a target of shape {target}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [(metrics.classification, "label"), (metrics.regression, "target")]
+)
+def test_a_batch_without_what_metrics_need_is_refused_with_what_it_has(
+    function: metrics.Metrics, name: str
+) -> None:
+    with pytest.raises(RecipeError, match=f"needs `{name}`, and a batch of this data has image, x"):
+        function(nn.Identity(), {"image": torch.zeros(2, 2), "x": torch.zeros(2)})
 
 
 class Sided(nn.Module):
