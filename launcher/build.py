@@ -21,7 +21,7 @@ from launcher.errors import DataError, RecipeError, SettingsError, listed
 from launcher.evaluate import checked
 from launcher.kept import Kept, own_memory, refuse
 from launcher.loaders import Loaders
-from launcher.matching import no_broadcasting
+from launcher.matching import check_batch, no_broadcasting
 from launcher.modes import evaluating
 from launcher.monitor import Monitor, chosen
 from launcher.plan import Plan, Sizes
@@ -167,7 +167,7 @@ def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device
         before = generators.states()
         with recipes.blamed(loaded.path, f"making a {part} batch"):
             batches[part] = _sample(data, part, device)
-        _check_batch(data, part, batches[part])
+        check_batch(data, part, batches[part])
     generators.warn_of_tests(before, generators.states())  # training is looked at in a step
     _check_same_types(loaded, *batches.values())
     hook = model.register_forward_hook(_OutputCheck(loaded, data, batches["train"]))
@@ -185,21 +185,6 @@ def _sample(data: Data, part: str, device: torch.device) -> Batch:
     split = data.train if part == "train" else data.test
     index = np.arange(min(2, len(split.source)), dtype=np.int64)
     return assemble(data, split, index, SampleRng(0, 0, index), device)
-
-
-def _check_batch(data: Data, part: str, batch: Batch) -> None:
-    for name, value in batch.items():
-        if value.is_floating_point():
-            bad = ~value.isfinite().reshape(len(value), -1).all(1)
-        elif name == "label" and data.classes:
-            bad = (value < 0) | (value >= len(data.classes))
-        else:
-            continue
-        for sample in bad.nonzero().flatten().tolist():
-            what = "is not finite when it reaches the model: look at it, its transform and prepare"
-            if name == "label":
-                what = f"has label {value[sample]}, but there are {len(data.classes)} classes"
-            raise DataError(f"sample {sample} of the {part} split {what}.")
 
 
 def _check_same_types(loaded: Loaded, train: Batch, test: Batch) -> None:

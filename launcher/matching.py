@@ -1,4 +1,4 @@
-"""What losses and metrics need of a batch and of an output, refused in words before a step."""
+"""What losses and metrics need of a batch and of an output, refused in words."""
 
 import warnings
 from collections.abc import Iterator
@@ -6,8 +6,24 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from launcher.data import Batch
-from launcher.errors import RecipeError, listed
+from launcher.data import Batch, Data
+from launcher.errors import DataError, RecipeError, listed
+
+
+def check_batch(data: Data, part: str, batch: Batch) -> None:
+    """Raises DataError for numbers that are not finite and labels without a class."""
+    for name, value in batch.items():
+        if value.is_floating_point():
+            bad = ~value.isfinite().reshape(len(value), -1).all(1)
+        elif name == "label" and data.classes:
+            bad = (value < 0) | (value >= len(data.classes))
+        else:
+            continue
+        for sample in bad.nonzero().flatten().tolist():
+            what = "is not finite when it reaches the model: look at it, its transform and prepare"
+            if name == "label":
+                what = f"has label {value[sample]}, but there are {len(data.classes)} classes"
+            raise DataError(f"sample {sample} of the {part} split {what}.")
 
 
 def of_one_shape(output: Tensor, target: Tensor, who: str) -> None:
