@@ -118,12 +118,13 @@ def tables(opened: Run, state: State, result: Mapping[str, Any], said: str) -> N
 
 
 def as_noted(opened: Run, state: State, scores: Mapping[str, float | None]) -> bool | None:
-    """Whether the run noted the same scores for this step; None where it noted none."""
+    """Whether these are the scores that the run noted for this step, of which there may be fewer;
+    None where it noted none."""
     try:
         last = outcome.read(opened.folder) or {}
     except LauncherError:  # it is about the same evaluation, and not needed for this one
         last = {}
     for noted in (last, state.best or {}):
         if noted.get("step") == state.step:
-            return bool(noted["scores"] == dict(scores))
+            return all(scores.get(name) == value for name, value in noted["scores"].items())
     return None

@@ -35,7 +35,7 @@ def reading(source: Source) -> Picture:
         return lambda path: brought_to(seen(path), shape)
     if isinstance(source, Tensors) and _has_pixels(source):
         return lambda path: brought_to(seen(path), shape)
-    transform = getattr(source.dataset, "transform", None) if isinstance(source, FromDataset) else 0
+    transform = source.transform if isinstance(source, FromDataset) else None
     if callable(transform) and len(shape) == 3 and shape[0] in (1, 3):
         return Reader(transform, None, shape[0])
     raise DataError(

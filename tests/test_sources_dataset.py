@@ -1,21 +1,30 @@
 """Any Dataset of torch as a source: pairs, dicts, draws, and what is no batch."""
 
+import hashlib
 import random
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import command, write_recipe
+from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from launcher import sources
+from launcher import checkpoint, sources
 from launcher.errors import DataError, RecipeError
+from launcher.sources import dataset
 from launcher.sources.decoded import decode
+
+RUNS = ("parts", "begun")
 
 
 class Pairs(Dataset[Any]):
     """Twelve images with what is given as their second parts."""
+
+    transform: Any = None
 
     classes = ("even", "odd")
 
@@ -119,6 +128,32 @@ def test_a_fingerprint_is_of_type_and_length_or_as_given() -> None:
     assert sources.from_dataset(Pairs(), fingerprint="v2").fingerprint == "v2"
 
 
+def test_a_part_has_the_classes_and_the_transform_of_the_whole_and_a_fingerprint_of_its_own() -> (
+    None
+):
+    """The fingerprints are those with which runs were begun."""
+    whole = Pairs()
+    whole.transform = abs
+    part = Subset(Subset(whole, [1, 3, 5, 7]), [3, 1])
+    source = sources.from_dataset(part)
+    assert (source.classes, source.transform) == (("even", "odd"), abs)
+    assert source[some(0)]["image"][0, 0, 0, 0] == 7
+    assert source.where(0) == "Subset[0], Subset[3], Pairs[7]"
+    text = "torch.utils.data.dataset.Subset 2"
+    assert source.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+    assert sources.from_dataset(part, classes="ab").classes == ("a", "b")
+    split = torch.utils.data.random_split(whole, [0.75, 0.25])
+    assert [sources.from_dataset(one).classes for one in split] == [("even", "odd")] * 2
+
+
+def test_a_part_with_names_of_its_own_keeps_them() -> None:
+    part = Subset(Pairs(), [0])
+    part.classes = ["all"]  # type: ignore[attr-defined]
+    assert sources.from_dataset(part).classes == ("all",)
+    part.classes = 2  # type: ignore[attr-defined]
+    assert sources.from_dataset(part).classes is None
+
+
 def test_a_shape_that_is_given_makes_no_sample() -> None:
     source = sources.from_dataset(Samples(None), shape=[3, 4, 4])
     assert source.shape == (3, 4, 4)
@@ -216,3 +251,76 @@ def test_labels_and_classes_that_do_not_fit_end_a_run_before_it_begins(
     recipe = write_recipe(OWN.replace("LABELS", labels).replace("TEST", test))
     assert command(recipe, "name=own") == 4
     assert words in " ".join(capsys.readouterr().err.replace("│", "").split())
+
+
+PARTS = """
+import torchvision
+from torchvision.transforms import v2
+
+
+def data(hparams):
+    pixels = v2.Compose([v2.Resize(4), v2.PILToTensor()])
+    images = torchvision.datasets.ImageFolder("photos", pixels)
+    first = torch.Generator().manual_seed(0)
+    train, rest = torch.utils.data.random_split(images, [0.5, 0.5], generator=first)
+    test = torch.utils.data.Subset(rest, range(len(rest) // 2))
+    return Data(
+        train=Split(sources.from_dataset(train)), test=Split(sources.from_dataset(test)),
+        prepare=augment.normalize((0.5,), (0.5,)),
+    )
+
+
+def model(hparams, data):
+    return models.MLP(48, 4, (8,))
+"""
+
+
+def photos() -> None:
+    """Forty of each of four classes, in photos/."""
+    for number, name in enumerate("abcd"):
+        Path("photos", name).mkdir(parents=True)
+        for place in range(40):
+            Image.new("RGB", (4, 4), (60 * number, place, 9)).save(f"photos/{name}/{place}.png")
+
+
+def test_parts_of_a_folder_are_evaluated_by_class_and_predicted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("torchvision")
+    photos()
+    assert command(write_recipe(PARTS), "name=parts") == 0
+    assert "80 training and 40 test samples of 3 x 4 x 4, 4 classes" in capsys.readouterr().out
+    assert command("evaluate", "parts") == 0
+    shown = capsys.readouterr().out
+    assert "Accuracy of each class" in shown
+    assert "Confusion" in shown
+    assert "These are the scores that the run noted at this step." in shown
+    assert command("predict", "parts", "photos/a/0.png") == 0
+    assert capsys.readouterr().out.startswith("photos/a/0.png: ")
+
+
+def test_a_run_on_parts_that_was_begun_without_their_classes_continues(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an earlier version began it."""
+    pytest.importorskip("torchvision")
+    photos()
+    whole = dataset._attribute
+    monkeypatch.setattr(dataset, "_attribute", lambda one, name: getattr(one, name, None))
+    recipe = write_recipe(PARTS)
+    assert command(recipe, "name=parts", "epochs=2") == 0
+    shutil.copytree("checkpoints/parts", "checkpoints/begun")
+    capsys.readouterr()
+    assert command(recipe, "name=begun", "--resume", "5") == 0
+    assert "no classes" in capsys.readouterr().out
+    monkeypatch.setattr(dataset, "_attribute", whole)
+    assert command("evaluate", "parts", "step=last") == 0
+    shown = capsys.readouterr().out
+    assert "Accuracy of each class" in shown
+    assert "These are the scores that the run noted at this step." in shown
+    assert command(recipe, "name=parts", "--resume", "5") == 0
+    shown = capsys.readouterr().out
+    assert "continues at step 5 of 10" in shown
+    assert "exact=false" not in shown
+    weights = [checkpoint.read(Path("checkpoints", name), 10).weights for name in RUNS]
+    assert all(weights[0][key].equal(weights[1][key]) for key in weights[0])

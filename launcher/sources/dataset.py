@@ -1,7 +1,7 @@
 """Any map-style Dataset of torch as a source."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -36,9 +36,15 @@ class FromDataset(Decoded):
         """What the dataset gives."""
         return self.dataset[number]
 
+    @property
+    def transform(self) -> Any:
+        """The dataset's attribute of this name, or that of the one it is a part of."""
+        return _attribute(self.dataset, "transform")
+
     def where(self, number: int) -> str:
-        """`CIFAR10[7]`, by the name of the dataset's class."""
-        return f"{type(self.dataset).__name__}[{number}]"
+        """`CIFAR10[7]`, by the name of the dataset's class, and of the one it is a part of."""
+        names = [f"{type(dataset).__name__}[{at}]" for dataset, at in _within(self.dataset, number)]
+        return ", ".join(names)
 
     def collate(self, samples: Sequence[Any]) -> Batch:
         """A batch by the given function, or by torch's own, with its parts named.
@@ -86,10 +92,12 @@ def from_dataset(
     int64, targets as float32. Samples may draw from torch's, Python's and numpy's global
     generators, which are seeded for each of them.
 
-    `classes`: names of the labels 0, 1, ...; by default `dataset.classes`, if it has that. Without
-    them labels are not checked. `shape`: of one image; by default that of sample 0, which is then
-    made once more. `fingerprint`: a text that is another one when the content is; the default knows
-    the type and the number of samples only, so that a run continues on changed content unseen.
+    `classes`: names of the labels 0, 1, ...; by default `dataset.classes`, if it has that, or for a
+    Subset, as random_split makes them, that of its dataset. Without them labels are not checked.
+    `shape`: of one image; by default that of sample 0, which is then made once more. `fingerprint`:
+    a text that is another one when the content is; the default knows the type and the number of
+    samples only, so that a run continues on changed content unseen.
+
     Raises RecipeError for what is no such Dataset or batch, DataError for a sample that fails.
     """
     kind = type(dataset)
@@ -99,15 +107,30 @@ def from_dataset(
             f"from_dataset takes a map-style Dataset, with __getitem__ and __len__; "
             f"{kind.__name__} is none."
         )
-    if classes is None:
-        classes = getattr(dataset, "classes", None)
+    found = _attribute(dataset, "classes") if classes is None else classes
+    names = tuple(map(str, found)) if isinstance(found, Iterable) else None  # some keep a number
     if fingerprint is None:
         text = f"{kind.__module__}.{kind.__qualname__} {len(dataset)}"
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    names = None if classes is None else tuple(map(str, classes))
     return FromDataset(
         dataset, collate, names, None if shape is None else tuple(shape), fingerprint
     )
+
+
+def _within(dataset: Any, number: int) -> Iterator[tuple[Any, int]]:
+    """A dataset and its sample, and, while it is a Subset, what it is a part of and which of that
+    the sample is."""
+    yield dataset, number
+    while isinstance(dataset, torch.utils.data.Subset) and number < len(dataset.indices):
+        dataset, number = dataset.dataset, int(dataset.indices[number])
+        yield dataset, number
+
+
+def _attribute(dataset: Any, name: str) -> Any:
+    """An attribute of a dataset, or of what it is a part of; None where none has it."""
+    while getattr(dataset, name, None) is None and isinstance(dataset, torch.utils.data.Subset):
+        dataset = dataset.dataset
+    return getattr(dataset, name, None)
 
 
 def _stacked(samples: list[Any]) -> Any:
