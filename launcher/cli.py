@@ -22,6 +22,7 @@ from launcher.errors import (
 )
 from launcher.request import Request, Resume
 from launcher.screen import refuse, text
+from launcher.streams import aside, flush, open_what_is_closed
 
 OWN: Mapping[str, str] = {  # verbs that read their own arguments, each in a file of its own
     "data": "data_verb",
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int]) -> int:
     """The exit code of some work, or of what ended it, which is said in one box."""
+    open_what_is_closed()
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     logging.getLogger("launcher").setLevel(logging.INFO)
     try:
@@ -70,13 +72,15 @@ def guarded(work: Callable[[], int]) -> int:
         _refuse(error)
         return error.code
     except Exception:
-        traceback.print_exc()
-        sys.stderr.write("this is a bug of the launcher: please report it with the lines above\n")
+        aside(traceback.format_exc().rstrip("\n"))
+        aside("this is a bug of the launcher: please report it with the lines above")
         return BUG
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
-            sys.stderr.write("interrupted outside of training: nothing was lost\n")
+            aside("interrupted outside of training: nothing was lost")
         return INTERRUPTED
+    finally:
+        flush()
 
 
 def _dispatch(given: list[str]) -> int:
@@ -232,6 +236,6 @@ def _refuse(error: LauncherError) -> None:
         if isinstance(error, Preempted):  # as all have agreed to, and the main one says so
             return
     if error.frames:
-        sys.stderr.write(error.frames)
+        aside(error.frames.rstrip("\n"))
     speaker = error.process or process
     refuse(error, f"process {speaker}: " if speaker else "")

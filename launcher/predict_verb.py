@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from launcher import pictures, reopen, screen, settings
+from launcher import pictures, reopen, screen, settings, streams
 from launcher.errors import DataError, listed
 from launcher.network import Network, opened
 from launcher.sources.folder import EXTENSIONS
@@ -50,7 +50,7 @@ def run(found: argparse.Namespace) -> None:
     wanted, over = reopen.arguments(words)
     with opened(reopen.read(found.folder, over), wanted) as network:
         if network.remark:
-            sys.stderr.write(f"{network.remark}\n")
+            streams.aside(network.remark)
         broken = _predict(network, [word for word in found.rest if word not in words], found)
     if broken:
         raise DataError(

@@ -15,7 +15,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from launcher.screen import console, escape
+from launcher.screen import escape
+from launcher.streams import Console
 
 
 class Bars:
@@ -24,7 +25,7 @@ class Bars:
     def __init__(self) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=24), DownloadColumn(),
-            TransferSpeedColumn(), TimeRemainingColumn(), console=console(stderr=True),
+            TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True),
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
         self._moved: list[logging.StreamHandler[Any]] = []

@@ -1,12 +1,9 @@
 """What a terminal shows, and what a log file gets instead. Only the main process shows anything."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
-from rich.console import Console
 from rich.markup import escape as _escape
 from rich.panel import Panel
 from rich.table import Table
@@ -14,6 +11,7 @@ from rich.text import Text
 
 from launcher.errors import LauncherError, Preempted
 from launcher.live import Live, number
+from launcher.streams import Console, safe
 
 _BETWEEN_LINES = 5.0
 _MOST_PROBLEMS = 50
@@ -22,31 +20,9 @@ _FRAME = 98
 """Widest frame in a file, between its corners, however long its lines are."""
 
 
-def _safe(words: str) -> str:
-    """Words without what would control a terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in words)
-
-
 def escape(words: str) -> str:
     """Words that are shown as they are, in text with rich's markup."""
-    return _escape(_safe(words))
-
-
-class _Console(Console):
-    """A console that shows `:100:` as it is, and whose reader may leave: `launcher ... | head`."""
-
-    def __init__(self, *, stderr: bool = False, **options: Any) -> None:
-        super().__init__(stderr=stderr, emoji=False, highlight=False, **options)
-
-    def on_broken_pipe(self) -> None:
-        """Go on in silence, where rich would end the program."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A console for what draws by itself."""
-    return _Console(stderr=stderr)
+    return _escape(safe(words))
 
 
 class Screen:
@@ -54,7 +30,7 @@ class Screen:
 
     def __init__(self, *, shown: bool) -> None:
         self._shown = shown
-        self._console = _Console(soft_wrap=True)
+        self._console = Console(soft_wrap=True)
         self._live: Live | None = None
         self._printed = 0.0
         self._loss: float | None = None
@@ -77,7 +53,7 @@ class Screen:
             grid.add_column(style="dim", no_wrap=True, min_width=width)
             grid.add_column(overflow="fold")
             for key, value in rows.items():
-                grid.add_row(key, Text(_safe(str(value))))
+                grid.add_row(key, Text(safe(str(value))))
             self._console.print(grid, soft_wrap=False)
             return
         for key, value in rows.items():
@@ -86,7 +62,7 @@ class Screen:
     def line(self, text: str) -> None:
         """One line that stays."""
         if self._shown:
-            self._console.print(_safe(text), markup=False)
+            self._console.print(safe(text), markup=False)
 
     def start(
         self, total_steps: int, step: int, steps_per_epoch: int,
@@ -184,13 +160,13 @@ def shown(metric: str, value: float | None) -> str:
 
 def refuse(error: LauncherError, prefix: str = "") -> None:
     """One box on standard error: what is wrong, and what to do."""
-    problems = [_cut(_safe(problem)) for problem in error.problems[:_MOST_PROBLEMS]]
+    problems = [_cut(safe(problem)) for problem in error.problems[:_MOST_PROBLEMS]]
     if (more := len(error.problems) - _MOST_PROBLEMS) > 0:
         problems.append(f"and {more:,} more")
     body = "\n".join(problems)
     color = "yellow" if isinstance(error, Preempted) else "red"  # which is no failure
     title = f"[bold {color}]{prefix}{error.title}[/bold {color}]"
-    console = _Console(stderr=True)
+    console = Console(stderr=True)
     if console.is_terminal:
         console.print(
             Panel(_escape(body), title=title, title_align="left", border_style=color, expand=False)
@@ -209,8 +185,8 @@ def _cut(words: str) -> str:
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """A table on standard output."""
-    console = _Console(width=None if sys.stdout.isatty() else 120)
+    """A table on standard output. Raises StorageError, as `text` does, when it is full."""
+    console = Console(width=None if sys.stdout.isatty() else 120, needed=True)
     console.print(f"\n[bold]{escape(title)}[/bold]")
     grid = Table()
     for place, column in enumerate(columns):
@@ -222,4 +198,4 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
 
 def text(words: str) -> None:
     """Text on standard output, as it is."""
-    _Console(soft_wrap=True).print(_safe(words), markup=False)
+    Console(soft_wrap=True, needed=True).print(safe(words), markup=False)

@@ -65,7 +65,7 @@ FLOORS: list[set[str]] = [
         "record",
         "screen",
     }
-    | {"progress", "monitor", "together", "live"},
+    | {"progress", "monitor", "together", "live", "streams"},
     {
         "stop",
         "peers",
@@ -132,11 +132,11 @@ BESIDE: dict[str, set[str]] = {
     "exported": {"kept", "pretrained", "recipe"},
     "snapshot": {"slots", "together"},
     "record": {"checkpoint"},
-    "progress": {"screen"},
+    "progress": {"screen", "streams"},
     "pretrained": {"checkpoint", "kept"},
     "recipe": {"monitor"},
     "state": {"monitor"},
-    "screen": {"live"},
+    "screen": {"live", "streams"},
     "augment": {"data"},
     "losses": {"data", "matching"},
     "matching": {"data"},

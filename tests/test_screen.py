@@ -1,14 +1,10 @@
 """What a terminal shows, and what a log file gets instead."""
 
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import pytest
-from conftest import ROOT
 
 from launcher.errors import CheckpointError, DataError, Preempted, SettingsError
 from launcher.screen import Screen, refuse, shown, table, text
@@ -250,45 +246,6 @@ def test_a_refusal_on_a_terminal_is_red(terminal: Callable[[], str]) -> None:
     out = terminal()
     assert "\x1b[31m" in out
     assert "no [red]x[/red]" in out
-
-
-# ── nobody listens ──────────────────────────────────────────────────────────────────────────────
-
-
-def exit_code_when_nobody_listens(code: str) -> int:
-    """Of a Python program whose output and errors go to a closed pipe."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    try:
-        return subprocess.call(
-            [sys.executable, "-c", code], stdout=writer, stderr=writer, env=environment
-        )
-    finally:
-        os.close(writer)
-
-
-def test_a_refusal_that_nobody_reads_keeps_its_exit_code() -> None:
-    """`launcher ... 2>&1 | head -1`"""
-    assert (
-        exit_code_when_nobody_listens(
-            "import os; from launcher.errors import CheckpointError"
-            "\nfrom launcher.screen import refuse\nrefuse(CheckpointError('no')); os._exit(5)"
-        )
-        == 5
-    )
-
-
-def test_a_run_that_nobody_watches_goes_on() -> None:
-    """`launcher ... | head -1`: training is not over when the reader is."""
-    assert (
-        exit_code_when_nobody_listens(
-            "import os; from launcher.screen import Screen"
-            "\nshows = Screen(shown=True); shows.line('a'); shows.facts('b', {'c': 1})"
-            "; shows.start(1, 0, 1); shows.stop(); os._exit(9)"
-        )
-        == 9
-    )
 
 
 # ── tables ──────────────────────────────────────────────────────────────────────────────────────
