@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 
 from launcher import kept, storage, tensorfile
 from launcher.errors import CheckpointError, StorageError, listed
-from launcher.slots import numbers, put_slots
+from launcher.slots import numbers, parted, put_slots
 from launcher.snapshot import Host, Snapshot, json_bytes
 from launcher.together import Together, kind_of
 
@@ -49,7 +49,7 @@ class Checkpoint:
     kind: str
     """The optimizer's class."""
     optimizer: dict[str, Any]
-    """Its state, tensors and numbers, as `parameter.name/slot`."""
+    """Its state, tensors, numbers and None, as `parameter.name/slot`."""
     state: dict[str, Any]
     files: Mapping[str, bytes]
     """What it was read from: enough to read it again, in another process."""
@@ -253,7 +253,7 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | Tog
     names = set(name_of.values())
     slots: dict[str, dict[str, Any]] = {}
     for key, tensor in checkpoint.optimizer.items():
-        name, _, slot = key.rpartition("/")
+        name, slot = parted(key, names)
         if name not in names:
             differences.append(f"optimizer state of {name}: the recipe has no such parameter")
         slots.setdefault(name, {})[slot] = tensor

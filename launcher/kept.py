@@ -135,8 +135,8 @@ class Kept:
                 if name not in first or not _equal(first[name], value):
                     raise CheckpointError(
                         f"{kind} changes {name} of a parameter group and keeps it as "
-                        f"{type(value).__name__}: only numbers and words are saved there. Keep it "
-                        f"in the state of a parameter."
+                        f"{type(value).__name__}: only numbers and words are saved there, "
+                        f"under strings. Keep it in the state of a parameter."
                     )
 
     def _check_state(self) -> None:
@@ -150,9 +150,15 @@ class Kept:
                         f"{kind} keeps {what} that belongs to no parameter of the model: only the "
                         f"state of parameters is saved. Keep it in the state of a parameter."
                     )
+        taken = {_memory(value): name for name, value in _tensors(self._model)}
         for name, value in slots_of(self._model, self._optimizer)[0].items():
             if why := _unwritable(value):
                 raise CheckpointError(f"{kind} keeps {name} {why}")
+            if value.numel() and taken.setdefault(_memory(value), name) != name:
+                raise CheckpointError(
+                    f"{kind} keeps {name} in the memory of {taken[_memory(value)]}, and in a "
+                    f"continued run each would have its own. Keep a clone()."
+                )
 
 
 def _unwritable(value: Tensor) -> str:

@@ -5,7 +5,7 @@ other's momentum without a word.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final
 
 import torch
@@ -23,21 +23,43 @@ def slots_of(
     model: nn.Module, optimizer: Optimizer | Together
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The optimizer's tensors and numbers, for JSON, as `parameter.name/slot`; groups are the
-    recipe's."""
+    recipe's. None is among the numbers.
+
+    Raises CheckpointError for what would not come back.
+    """
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    for name, parameter in model.named_parameters():
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
         for slot, value in optimizer.state.get(parameter, {}).items():
+            key = f"{name}/{slot}"
+            if (read := parted(key, parameters)) != (name, slot):
+                raise CheckpointError(
+                    f"{kind_of(optimizer)} keeps state of {name} under {slot!r}, which would come "
+                    f"back under {read[1]!r} of {read[0]}: give it another key, a string."
+                )
             if isinstance(value, Tensor):
-                tensors[f"{name}/{slot}"] = value
-            elif isinstance(value, int | float):
-                numbers[f"{name}/{slot}"] = _for_json(value)
-            elif value is not None:
+                tensors[key] = value
+            elif value is None or isinstance(value, int | float):
+                numbers[key] = _for_json(value)
+            else:
                 raise CheckpointError(
                     f"{kind_of(optimizer)} keeps {slot} of {name} as "
                     f"{type(value).__name__}: only tensors and numbers can be saved."
                 )
     return tensors, numbers
+
+
+def parted(key: str, parameters: Container[str]) -> tuple[str, str]:
+    """The parameter and the slot that a key is made of. Both may hold slashes: the longest name
+    that there is."""
+    name, _, slot = whole = key.rpartition("/")
+    while name not in parameters:
+        if "/" not in name:
+            return whole[0], whole[2]
+        name, _, more = name.rpartition("/")
+        slot = f"{more}/{slot}"
+    return name, slot
 
 
 def put_slots(
@@ -72,12 +94,17 @@ def group_values(optimizer: Optimizer | Together) -> list[dict[str, Any]]:
         {
             key: _for_json(value)
             for key, value in group.items()
-            if key not in ("params", "lr")
-            and (isinstance(value, PLAIN) or (isinstance(value, tuple | list) and all(
-                isinstance(part, PLAIN) for part in value)))
+            if isinstance(key, str) and key not in ("params", "lr") and _is_plain(value)
         }
         for group in optimizer.param_groups
-    ]  # fmt: skip
+    ]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON brings it back as it was, which it does not with a named tuple."""
+    if type(value) in (tuple, list):
+        return all(isinstance(part, PLAIN) for part in value)
+    return isinstance(value, PLAIN)
 
 
 def group_changes(
@@ -102,9 +129,11 @@ def numbers(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _for_json(value: Any) -> Any:
-    """JSON has no infinity: it is noted as `{"float": "inf"}`."""
-    if isinstance(value, tuple | list):
+    """JSON has no infinity, noted as `{"float": "inf"}`, and no tuple, noted as `{"tuple": []}`."""
+    if isinstance(value, list):
         return [_for_json(part) for part in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_for_json(part) for part in value]}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(float(value))}
     return value
@@ -113,5 +142,7 @@ def _for_json(value: Any) -> Any:
 def _from_json(value: Any) -> Any:
     if isinstance(value, list):
         return [_from_json(part) for part in value]
+    if isinstance(value, dict) and isinstance(value.get("tuple"), list):
+        return tuple(_from_json(value["tuple"]))
     noted = value.get("float") if isinstance(value, dict) else None
     return float(noted) if isinstance(noted, str) else value

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,16 @@ from launcher.checkpoint import (
     tidy,
 )
 from launcher.errors import CheckpointError, StorageError
-from launcher.slots import group_changes, group_values, put_groups
+from launcher.slots import group_changes, group_values, parted, put_groups
 
 RUN = Path("run")
 PARTS = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json", "COMMIT")
+
+
+class Word(str, Enum):  # noqa: UP042
+    """Equal to its value, and written otherwise."""
+
+    MOMENTUM = "m"
 
 
 class Tied(nn.Module):
@@ -230,7 +237,73 @@ def test_numbers_that_json_does_not_know_come_back() -> None:
     group = other_optimizer.param_groups[0]
     assert group["most"] == -math.inf
     assert math.isnan(group["pair"][0])
-    assert group["pair"][1:] == ["inf", 2]
+    assert group["pair"][1:] == ("inf", 2)
+
+
+def test_tuples_and_lists_of_a_parameter_group_come_back_as_they_were() -> None:
+    model, optimizer = trained(plain, OPTIMIZERS["adam"])
+    first = group_values(optimizer)
+    optimizer.param_groups[0] |= {"betas": [0.9, 0.999], "past": (1, 2), "list": [3], "none": ()}
+    save(RUN, 3, model, optimizer, {"groups": group_changes(optimizer, first)})
+    _, other = trained(plain, OPTIMIZERS["adam"])
+    assert other.param_groups[0]["betas"] == (0.9, 0.999)
+    put_groups(other, read(RUN, 3).state["groups"])
+    group = other.param_groups[0]
+    assert (group["betas"], group["past"]) == ([0.9, 0.999], (1, 2))
+    assert (group["list"], group["none"]) == ([3], ())
+
+
+def test_a_list_for_a_tuple_as_checkpoints_once_had_it_is_still_read() -> None:
+    _, optimizer = trained(plain, OPTIMIZERS["no state"])
+    put_groups(optimizer, [{"past": [1, {"float": "inf"}]}])
+    assert optimizer.param_groups[0]["past"] == [1, math.inf]
+
+
+class Slashes(nn.Module):
+    """A parameter whose name begins as that of another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("w", "w/x"):
+            self.register_parameter(name, nn.Parameter(torch.ones(2)))
+
+
+@pytest.mark.parametrize(
+    ("name", "slot"), [("w", "a/b"), ("w", "/"), ("w", ""), ("w/x", "m"), ("w/x", "x/m")]
+)
+def test_slashes_in_the_names_of_parameters_and_slots_come_back(name: str, slot: str) -> None:
+    model, other = Slashes(), Slashes()
+    optimizer, other_optimizer = SGD(model.parameters()), SGD(other.parameters())
+    optimizer.state[model.get_parameter(name)] |= {slot: torch.ones(2), f"{slot}2": None}
+    save(RUN, 3, model, optimizer, {})
+    restore(read(RUN, 3), other, other_optimizer)
+    found = other_optimizer.state.pop(other.get_parameter(name))
+    assert found.keys() == {slot, f"{slot}2"}
+    assert (found[slot].tolist(), found[f"{slot}2"]) == ([1, 1], None)
+    assert not other_optimizer.state
+
+
+@pytest.mark.parametrize(
+    ("slot", "words"),
+    [
+        (0, "state of w under 0, which would come back under '0' of w:"),
+        (Word.MOMENTUM, "which would come back under 'Word.MOMENTUM' of w:"),
+        ("x/m", "state of w under 'x/m', which would come back under 'm' of w/x:"),
+    ],
+)
+def test_a_slot_that_would_come_back_under_another_key_is_refused(slot: Any, words: str) -> None:
+    model = Slashes()
+    optimizer = SGD(model.parameters())
+    optimizer.state[model.get_parameter("w")][slot] = torch.ones(2)
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        save(RUN, 3, model, optimizer, {})
+    assert steps(RUN) == []
+
+
+def test_an_old_key_of_no_parameter_is_named_by_its_last_slash() -> None:
+    assert parted("w/x/m", {"w"}) == ("w", "x/m")
+    assert parted("v/x/m", {"w"}) == ("v/x", "m")
+    assert parted("m", {"w"}) == ("", "m")
 
 
 def test_views_of_one_tensor_can_be_saved() -> None:

@@ -329,6 +329,19 @@ def optimizer(hparams, model):
         ("first['past'] = [1.0]", "keeps past of layers.1.weight as list"),
         ("first['wide'] = torch.zeros(1, dtype=torch.complex128)",
          "keeps layers.1.weight/wide as torch.complex128, which a checkpoint cannot hold"),
+        ("first[0] = torch.zeros(1)",
+         "keeps state of layers.1.weight under 0, which would come back under '0'"),
+        ("first['a'] = first['b'] = torch.zeros(1)",
+         "keeps layers.1.weight/b in the memory of layers.1.weight/a"),
+        ("first['a'], first['b'] = torch.zeros(2, 3).unbind()",
+         "keeps layers.1.weight/b in the memory of layers.1.weight/a"),
+        ("self.state[group['params'][1]]['a'] = first.setdefault('a', torch.zeros(1))",
+         "keeps layers.1.bias/a in the memory of layers.1.weight/a"),
+        ("first['slow'] = group['params'][0].data",
+         "keeps layers.1.weight/slow in the memory of layers.1.weight"),
+        ("group[0] = 1", "changes 0 of a parameter group and keeps it as int"),
+        ("group['size'] = torch.Size([1])",
+         "changes size of a parameter group and keeps it as Size"),
     ],
 )  # fmt: skip
 def test_state_of_an_optimizer_that_would_be_lost_is_refused_after_the_first_step(
@@ -344,15 +357,45 @@ def test_state_of_an_optimizer_that_would_be_lost_is_refused_after_the_first_ste
         "group['best'] = math.inf; first['best'] = -math.inf; first['odd'] = math.nan",
         "group['pair'] = (math.inf, group.get('pair', (0, 0))[1] + 1)",
         "group['n'] = group.get('n', 0) + 1; first['n'] = torch.tensor(float(group['n']))",
+        "group['past'] = group.get('past', ()) + (len(group.get('past', ())),)",
+        "first['a/b'] = first.get('a/b', torch.zeros(1)) + 1",
+        "first['n'] = first.get('n', torch.zeros(1)) + ('last' not in first); first['last'] = None",
     ],
 )
 def test_state_of_an_optimizer_that_is_saved_comes_back(step: str) -> None:
     assert same_after_an_interruption(f"import math\n{COUNTING.replace('STEP', step)}")
 
 
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "ASGD": {}, "Adadelta": {}, "Adafactor": {"foreach": False}, "Adagrad": {},
+    "Adam": {"amsgrad": True}, "AdamW": {}, "Adamax": {}, "NAdam": {}, "RAdam": {},
+    "RMSprop": {"momentum": 0.9, "centered": True}, "Rprop": {}, "SGD": {"momentum": 0.9},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_nothing_of_the_optimizers_of_torch_is_refused(name: str, foreach: bool) -> None:
+    model = nn.Linear(2, 3)
+    given = {"foreach": foreach} | OPTIMIZERS[name]
+    optimizer: torch.optim.Optimizer = getattr(torch.optim, name)(model.parameters(), **given)
+    kept = Kept(model, optimizer)
+    for _ in range(2):
+        model(torch.ones(1, 2)).square().sum().backward()
+        optimizer.step()
+        assert optimizer.state
+        kept.check()
+
+
 def test_constants_of_any_kind_in_a_parameter_group_are_fine() -> None:
     model = nn.Linear(2, 1)
-    odd = {"by": max, "dtype": torch.float32, "more": {"a": [torch.ones(1), float("nan")]}}
+    odd: dict[Any, Any] = {
+        0: 1,
+        "size": torch.Size([1]),
+        "by": max,
+        "dtype": torch.float32,
+        "more": {"a": [torch.ones(1), float("nan")]},
+    }
     optimizer = SGD([{"params": list(model.parameters()), **odd}], lr=0.1)
     cast(Any, optimizer.state)["nothing"]
     kept = Kept(model, optimizer)

@@ -128,6 +128,22 @@ def test_a_stopped_loop_ends_with_the_bits_of_an_undisturbed_one(tmp_path: Path)
     assert all(found[name] == whole[name] for name in whole if "0004" not in name)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("state[0] = torch.zeros(1)", "keeps state of right.1.weight under 0, which would come"),
+        ("state['a'] = first.state[left.weight]['exp_avg']",
+         "keeps right.1.weight/a in the memory of left.weight/exp_avg"),
+    ],
+)  # fmt: skip
+def test_state_that_would_come_back_otherwise_is_refused_after_the_first_step(
+    line: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(after=f"state = second.state[right[1].weight]; {line}") == 5
+    assert words in one_line(capsys)
+    assert status()["last_committed_step"] is None
+
+
 def test_an_optimizer_without_its_state_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: of the state of the second optimizer nothing comes back."""
     assert command() == 0
