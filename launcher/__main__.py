@@ -5,7 +5,7 @@ import sys
 import threading
 from contextlib import suppress
 
-from launcher.cli import main
+from launcher import early
 
 _GRACE = 5.0
 """Seconds that threads of a recipe have to end when the run is over."""
@@ -13,7 +13,13 @@ _GRACE = 5.0
 
 def run() -> None:
     """The console script. It ends though a recipe has left threads that do not."""
-    code = main()
+    early.take()
+    try:
+        from launcher.cli import main  # half a second, in which a signal may come
+
+        code = main()
+    finally:
+        early.give_way()
     left = [thread for thread in threading.enumerate() if not thread.daemon]
     if len(left) > 1:  # this one
         timer = threading.Timer(_GRACE, _leave, [code])

@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
-from launcher import asked, help, launch, layers, naming, outline, settings
+from launcher import asked, early, help, launch, layers, naming, outline, settings
 from launcher.errors import (
     BUG,
     INTERRUPTED,
@@ -86,6 +86,8 @@ def guarded(work: Callable[[], int]) -> int:
 def _dispatch(given: list[str]) -> int:
     named = bool(given) and given[0] in VERBS
     verb = given.pop(0) if named else "train"
+    if verb != "train":
+        early.give_way()
     if given == ["--version"]:
         text(f"launcher {version('accelerate-launcher')}")
         return 0

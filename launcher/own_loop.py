@@ -22,7 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from launcher import cli, describe, help, resume, settings
+from launcher import cli, describe, early, help, resume, settings
 from launcher.errors import OutOfMemoryError, SettingsError
 from launcher.explain import exit_code, explained, no_silent_exit
 from launcher.own_steps import H
@@ -48,7 +48,11 @@ def run(
     """
     script = Path(train.__code__.co_filename)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return cli.guarded(lambda: _execute(train, hparams, script, given))
+    early.take()
+    try:
+        return cli.guarded(lambda: _execute(train, hparams, script, given))
+    finally:
+        early.give_way()
 
 
 @no_silent_exit()

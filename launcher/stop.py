@@ -7,6 +7,8 @@ and all of them stop, or save, after the same step.
     SIGTERM, SIGINT, SIGHUP   save and leave with code 75: the same command continues
     SIGINT a second time      leave at once with code 130
     SIGUSR1                   save and go on
+
+Before a run takes signals so, they are obeyed as in `launcher.early`.
 """
 
 import ctypes
@@ -24,6 +26,7 @@ from typing import Final
 import torch
 import torch.distributed as dist
 
+from launcher import early
 from launcher.errors import INTERRUPTED
 
 EVERY: Final = 4
@@ -64,7 +67,9 @@ class Stop:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
                 if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
                     continue  # as `nohup` has it: the run is to outlive its terminal
-                self._before[number] = signal.signal(number, self._note)
+                before = signal.signal(number, self._note)
+                self._before[number] = signal.SIG_DFL if before is early.noticed else before
+            early.give_way()
         return self
 
     def __exit__(self, *_: object) -> None:

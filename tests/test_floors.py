@@ -30,7 +30,7 @@ FLOORS: list[set[str]] = [
         "launch",
     }
     | {"held", "catalog", "mirrors", "transfer", "partial", "download", "unpack", "provide"}
-    | {"answers", "interface"}
+    | {"answers", "interface", "early"}
     | {"inventory", "documents", "png", "outcome"}
     | {"overview", "find", "changes", "account", "asked", "records"}
     | {"request", "outline", "validate"}
@@ -120,6 +120,7 @@ BESIDE: dict[str, set[str]] = {
     "find": {"errors", "layers", "naming", "overview", "settings", "storage"},
     "asked": {"errors", "find", "layers", "settings", "storage"},
     "launch": {"errors"},
+    "early": {"errors"},
     "request": {"launch", "layers", "settings"},
     "login": {"errors"},
     "wandb_run": {"documents", "errors", "order", "storage", "wandb_file"},
@@ -184,7 +185,7 @@ BESIDE: dict[str, set[str]] = {
     | {"strategy", "update", "verdicts"},
     "resume": {"describe"},
     "ending": {"describe", "judge", "report"},
-    "report": {"report.comparison", "report.reading", "report.run_page"},
+    "report": {"report.comparison", "report.page", "report.reading", "report.run_page"},
     "report.comparison": {"report.curves", "report.lineage", "report.page", "report.palette"}
     | {"report.plot", "report.reading", "report.words"},
     "report.lineage": {"report.reading", "report.words"},
