@@ -5,7 +5,6 @@ in a line.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 
 from launcher import checkpoint, describe, held, judge, outcome, report
@@ -13,23 +12,25 @@ from launcher.build import Parts
 from launcher.errors import CheckpointError
 from launcher.request import Request
 from launcher.screen import Screen
+from launcher.state import State
 from launcher.train import evaluate
 from launcher.verdicts import Verdicts
 
 
-def have_verdicts(request: Request, parts: Parts, verdicts: Verdicts, step: int) -> None:
+def have_verdicts(request: Request, parts: Parts, verdicts: Verdicts, state: State) -> None:
     """Evaluate once more where the last evaluation was another attempt's, which was killed before
     it could write how that came out. A collective."""
-    if verdicts.step != step and parts.world.on_main(lambda: not _there(request, step)):
-        evaluate(parts, verdicts, step)
+    if verdicts.step != state.step and parts.world.on_main(lambda: not _there(request, state)):
+        evaluate(parts, verdicts, state.step)
 
 
-def _there(request: Request, step: int) -> bool:
+def _there(request: Request, state: State) -> bool:
+    """Whether outcome.json is that of the state's evaluation, and of no other past of the run."""
     try:
         found = outcome.read(request.folder)
     except CheckpointError:
         return False
-    return found is not None and found["step"] == step
+    return found is not None and (found["step"], found["scores"]) == (state.step, state.scores)
 
 
 def write_outcome(request: Request, parts: Parts, verdicts: Verdicts, screen: Screen) -> None:
@@ -52,7 +53,7 @@ def show_again(request: Request, screen: Screen, *, locked: bool = False) -> Non
     (which is no business of ours while another process has the folder)."""
 
     def make_up() -> None:
-        if not _outdated(request.folder):
+        if report.is_current(request.folder):
             return
         lock = None if locked else held.Lock(request.folder / ".lock")
         try:
@@ -68,12 +69,6 @@ def show_again(request: Request, screen: Screen, *, locked: bool = False) -> Non
     if request.profile:
         screen.line("--profile: the run is finished, so nothing was profiled; give name= for a run "
                     "beside it")  # fmt: skip
-
-
-def _outdated(folder: Path) -> bool:
-    """Whether the report is missing, or was written before the run was finished."""
-    page = folder / report.NAME
-    return not page.exists() or page.stat().st_mtime < (folder / "status.json").stat().st_mtime
 
 
 def of_a_failure(

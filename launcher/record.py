@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher import checkpoint, held, storage
+from launcher import checkpoint, held, outcome, storage
 from launcher.documents import read_json, write_json
 from launcher.errors import (
     CheckpointError,
@@ -73,8 +73,12 @@ class Record:
         return place
 
     def go_back_to(self, step: int) -> Path | None:
-        """Move the checkpoints after a step into an archive folder, with a copy of the metrics:
-        the next start must not take them for the newest of what follows now."""
+        """Move what came after a step into an archive folder: the checkpoints, what is told of the
+        last evaluation, and a copy of the metrics. The next start must not take it for a part of
+        what follows now.
+
+        Killed in between, the run is one that goes on: from where it was, or some steps back.
+        """
         later = [other for other in checkpoint.steps(self.folder) if other > step]
         if not later:
             return None
@@ -82,7 +86,12 @@ class Record:
         metrics = self.folder / "metrics.jsonl"
         if metrics.exists():
             storage.create(place / metrics.name, [storage.read(metrics)])
-        for other in reversed(later):  # killed in between, the run is where it was, some steps back
+        # First, or a run that was finished would still be, without what it has learned.
+        self.status("running", step=step, committed=step)
+        for name in (outcome.NAME, "report.html"):
+            if (self.folder / name).exists():
+                storage.rename(self.folder / name, place / name)
+        for other in reversed(later):
             folder = checkpoint.folder_of(self.folder, other)
             storage.rename(folder, place / folder.name)
         return place

@@ -72,7 +72,7 @@ def earlier(request: Request, identity: Mapping[str, Any]) -> int:
         )
     changed = refuse_changes(request, before.get("identity", {}), identity)
     status = read_status(request.folder)
-    if status.get("state") == "finished" and not changed and not isinstance(request.resume, int):
+    if _is_finished(request, status) and not changed and not isinstance(request.resume, int):
         return FINISHED
     if request.resume == "auto" and status.get("failures", 0) >= MOST_FAILURES:
         raise CheckpointError(
@@ -85,6 +85,12 @@ def earlier(request: Request, identity: Mapping[str, Any]) -> int:
     if identity.get("micro_batch_size") == "auto" and status.get("code") == OutOfMemoryError.code:
         return max(1, size // 2)  # what was tried before the first step was not enough
     return size
+
+
+def _is_finished(request: Request, status: Mapping[str, Any]) -> bool:
+    """Whether nothing is left to do: what a finished run has learned must be there too."""
+    last = status.get("last_committed_step")
+    return status.get("state") == "finished" and last in checkpoint.steps(request.folder)
 
 
 def refuse_changes(
@@ -145,11 +151,12 @@ def newest(request: Request, account: Record, screen: Screen) -> Checkpoint | No
         checkpoint.set_aside(account.folder, step)
         screen.line(f"set aside: {sentence}")
     refuse_what_should_not_be(request, there=found is not None)
-    if found is None and (lost := read_status(account.folder).get("last_committed_step")):
-        screen.line(
-            f"warning: the checkpoints up to step {lost} are gone from {request.label}: the run "
-            f"begins again at step 0"
-        )
+    lost = read_status(account.folder).get("last_committed_step") or 0
+    there = found.step if found is not None else 0
+    if lost > max(there, *skipped, 0):
+        what = f"checkpoint of step {lost} is" if there else f"checkpoints up to step {lost} are"
+        how = "goes on from" if there else "begins again at"
+        screen.line(f"warning: the {what} gone from {request.label}: the run {how} step {there}")
     return found
 
 

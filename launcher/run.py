@@ -154,7 +154,7 @@ def attempt(
         train(parts, state, saver, screen, stop, seconds, verdicts, profile)
     if profile is not None:
         profile.close()
-    ending.have_verdicts(request, parts, verdicts, state.step)
+    ending.have_verdicts(request, parts, verdicts, state)
     screen.stop()
     if account is not None:
         ending.write_outcome(request, parts, verdicts, screen)

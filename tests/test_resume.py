@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 from conftest import command, write_recipe
 
-from launcher import checkpoint, describe, held, resume, storage, train
+from launcher import checkpoint, describe, held, report, resume, storage, train
 from launcher.build import build
 from launcher.data import Batch, Data, feed
 from launcher.meter import Meter
@@ -173,16 +174,18 @@ class Killed(BaseException):
 
 
 class Mortal(storage.Disk):
-    """A disk that is gone after n calls: what the process does then changes nothing."""
+    """A disk that is gone after n calls, of all or of some kinds: what the process does then
+    changes nothing."""
 
-    def __init__(self, last: int) -> None:
+    def __init__(self, last: int, *kinds: str) -> None:
+        self.kinds = kinds or tuple(vars(storage.Disk))
         self.calls = 0
         self.last = last
         self.opened: set[int] = set()
 
     def __getattribute__(self, name: str) -> Any:
         if name in vars(storage.Disk):
-            self.calls += 1
+            self.calls += name in self.kinds
             if self.calls > self.last:
                 raise Killed
         return super().__getattribute__(name)
@@ -417,8 +420,9 @@ def half_written(page: Path) -> None:
 
 
 def of_the_attempt_before(page: Path) -> None:
+    """And the clock was set back since."""
     page.write_text("of an attempt that failed")
-    os.utime(page, (0, 0))
+    os.utime(page, (2**32, 2**32))
 
 
 @pytest.mark.parametrize("as_left", [missing, half_written, of_the_attempt_before])
@@ -439,6 +443,21 @@ def test_a_report_that_a_kill_prevented_is_written_by_the_same_command(
     assert "of an attempt" not in page.read_text()
     after = everything()
     assert {**after, str(page): b""} == {**before, str(page): b""}
+
+
+def test_a_finished_run_without_its_last_checkpoint_goes_on_from_the_one_before(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = uninterrupted("checkpoint_every=5")
+    start("checkpoint_every=5")
+    shutil.rmtree(checkpoint.folder_of(RUN, 32))
+    capsys.readouterr()
+    start("checkpoint_every=5")
+    said = " ".join(capsys.readouterr().out.split())
+    last = max(step for step in checkpoint.steps(RUN) if step < 32)
+    assert "warning: the checkpoint of step 32 is gone from checkpoints/r: the run goes on" in said
+    assert f"continues at step {last} of 32" in said
+    assert outcome() == expected
 
 
 def test_the_weights_that_are_named_are_those_of_the_best(
@@ -873,7 +892,9 @@ def test_a_run_goes_back_to_a_step_and_ends_as_it_did(
     assert f"later checkpoints were moved to {archive}" in said
     assert f"continues at step {step} of 32" in said
     later = {checkpoint.folder_of(Path(), other).name for other in there if other > step}
-    assert {path.name for path in archive.iterdir()} == {*later, "metrics.jsonl"}
+    assert {path.name for path in archive.iterdir()} == {
+        *later, "metrics.jsonl", "outcome.json", "report.html",
+    }  # fmt: skip
     assert (archive / "metrics.jsonl").read_bytes() == lines
     for path in archive.glob("step-*/*"):
         assert path.read_bytes() == before[path.relative_to(archive)]
@@ -887,6 +908,46 @@ def test_a_run_that_was_stopped_goes_back_too(
 ) -> None:
     start("checkpoint_every=5", "--resume", "5")
     assert outcome() == whole
+
+
+@pytest.mark.filterwarnings("ignore:.*generator object lines")  # closed when the disk is gone
+def test_going_back_may_be_killed_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then either command ends as it would have, the one with the change or, where
+    nothing of that was begun, the one without. What it leaves is of that past alone."""
+    few = ("epochs=1", "batch_size=16", "checkpoint_every=2", "keep=9")
+    change = ("lr=0.4", "--allow-change", "lr")
+    expected: dict[tuple[str, ...], dict[str, Any]] = {}
+    start(*few)
+    shutil.copytree(RUN, "finished")
+    expected[few] = left()
+    whole = Mortal(10**9, "rename", "unlink")
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "disk", whole)
+        start(*few, *change, "--resume", "2")
+    expected[few + change[:1]] = left()
+    assert len({one["outcome.json"] for one in expected.values()}) == 2
+    wrong = []
+    for last in range(whole.calls):
+        shutil.rmtree(RUN)
+        shutil.copytree("finished", RUN)
+        disk = Mortal(last, "rename", "unlink")
+        with monkeypatch.context() as patch, suppress(Killed):
+            patch.setattr(storage, "disk", disk)
+            command("tiny.py", *ARGUMENTS, *few, *change, "--resume", "2")
+        for descriptor in disk.opened:
+            os.close(descriptor)
+        ended = [given for given in expected if command("tiny.py", *ARGUMENTS, *given) == 0]
+        if len(ended) != 1 or left() != expected[ended[0]]:
+            wrong.append((last, ended))
+    assert wrong == []
+
+
+def left() -> dict[str, Any]:
+    """What a run leaves, its outcome, and whether its report is made from its status."""
+    found = outcome()
+    found["outcome.json"] = (RUN / "outcome.json").read_bytes()
+    found["report.html"] = report.is_current(RUN)
+    return found
 
 
 def test_a_change_that_is_allowed_begins_at_the_step_that_was_asked_for(

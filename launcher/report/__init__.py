@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from launcher import storage
+from launcher.documents import read_json
 from launcher.errors import CheckpointError
+from launcher.report import page
 from launcher.report.comparison import comparison
 from launcher.report.reading import told
 from launcher.report.run_page import run_page
@@ -36,3 +38,10 @@ def page_of(runs: Sequence[tuple[Path, str | None]]) -> str:
 def write(folder: Path) -> None:
     """Put report.html into a run's folder. Raises as `page_of` does."""
     storage.replace(folder / NAME, page_of([(folder, None)]).encode())
+
+
+def is_current(folder: Path) -> bool:
+    """Whether a run's report is there, and was made from its status.json as it is now. Raises
+    CheckpointError and StorageError."""
+    mark = page.of(read_json(folder / "status.json")).encode()
+    return (folder / NAME).exists() and mark in storage.read(folder / NAME)

@@ -4,7 +4,10 @@ The browser is told so too: the policy in the head lets it load nothing but pict
 file. In print the page is light, whatever the screen is.
 """
 
-from typing import Final
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Final
 
 from launcher.report.palette import DARK, LEVELS, LIGHT, SERIES, Theme, shade
 from launcher.report.words import text
@@ -13,14 +16,21 @@ MARK: Final = "<meta name=generator content='launcher report'>"
 """By which a file is known to be one of ours."""
 
 
-def document(title: str, body: str) -> str:
-    """A whole page."""
+def of(status: Mapping[str, Any]) -> str:
+    """What a run's page carries of the status.json that it was made from: by this, and by no clock,
+    a page is known that was made before the run's last word."""
+    digest = hashlib.sha256(json.dumps(status, sort_keys=True).encode()).hexdigest()
+    return f"<meta name=status content='{digest}'>"
+
+
+def document(title: str, body: str, marks: str = "") -> str:
+    """A whole page; `marks` are for its head."""
     return (
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
         "<meta http-equiv=Content-Security-Policy "
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<meta name=color-scheme content='light dark'>{MARK}<title>{text(title)}</title>"
+        f"<meta name=color-scheme content='light dark'>{MARK}{marks}<title>{text(title)}</title>"
         f"<style>{styles()}</style></head><body><main>\n{body}\n</main></body></html>\n"
     )
 

@@ -30,7 +30,7 @@ def run_page(told: Told) -> str:
                      "With where each value came from; what was given comes first."),
         page.section("Lineage", lineage.attempts(told)),
         lineage.origin(told),
-    ]))  # fmt: skip
+    ]), page.of(told.status))  # fmt: skip
 
 
 def by_class(told: Told, classes: Sequence[str]) -> str:
