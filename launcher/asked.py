@@ -1,6 +1,7 @@
 """What `evaluate`, `predict` and `export` are asked for, refused where it can be without torch."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,12 +21,12 @@ def parse(verb: str, given: Sequence[str], parser: argparse.ArgumentParser) -> a
     it. Raises SettingsError."""
     parser.add_argument("words", nargs="*")
     if verb == "evaluate":
-        parser.add_argument("--config", action="append", type=Path, default=[])
+        parser.add_argument("--config", action="append", type=path, default=[])
         parser.add_argument("--allow-change", action="append", default=[])
     if verb == "predict":
         parser.add_argument("--top", type=int, default=3)
     if verb == "export":
-        parser.add_argument("--to", type=Path)
+        parser.add_argument("--to", type=path)
         parser.add_argument("--onnx", action="store_true")
     else:
         parser.add_argument("--json", action="store_true")
@@ -36,6 +37,8 @@ def parse(verb: str, given: Sequence[str], parser: argparse.ArgumentParser) -> a
         raise SettingsError(
             "launcher predict takes a run and image files: launcher predict RUN x.png"
         )
+    if verb == "predict" and "" in found.words[1:]:
+        raise SettingsError("an empty word is no image file: launcher predict RUN x.png")
     if not found.words:
         raise SettingsError(f"no run is given: launcher {verb} RUN; launcher runs lists them.")
     if wrong := [word for word in getattr(found, "allow_change", ()) if word != "data"]:
@@ -47,6 +50,14 @@ def parse(verb: str, given: Sequence[str], parser: argparse.ArgumentParser) -> a
     if verb == "export":
         _refuse_export(found)
     return found
+
+
+def path(word: str) -> Path:
+    """A path that was given: an empty word, as of a variable that is not set, would pass for the
+    current folder. Raises what argparse has answered."""
+    if not word:
+        raise argparse.ArgumentTypeError("an empty word is no path")
+    return Path(word)
 
 
 def _folder_of(words: Sequence[str], configs: Sequence[Path]) -> tuple[Path, list[str]]:
@@ -62,7 +73,8 @@ def _folder_of(words: Sequence[str], configs: Sequence[Path]) -> tuple[Path, lis
 
 def _refuse_export(found: argparse.Namespace) -> None:
     found.to = found.to or Path("exported") / found.folder.resolve().name
-    if storage.names(found.to) or found.to.is_file():
+    there = os.path.lexists(found.to) and not found.to.is_dir()
+    if there or storage.names(found.to):
         raise SettingsError(f"{found.to} is there already: give another --to, or move it away.")
     if found.onnx and (missing := [name for name in _ONNX if find_spec(name) is None]):
         raise SettingsError(f"--onnx needs {' and '.join(missing)}: {installing('onnx')}.")

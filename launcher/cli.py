@@ -36,23 +36,6 @@ OWN: Mapping[str, str] = {  # verbs that read their own arguments, each in a fil
     "completion": "completion_verb",
 }
 VERBS = ("train", "show", *OWN)
-SWITCHES = (
-    "--config",
-    "--check",
-    "--resume",
-    "--fresh",
-    "--allow-change",
-    "--dry-run",
-    "--profile",
-    "--json",
-    "--help",
-    "--sort",
-    "--output",
-    "--state",
-    "--top",
-    "--to",
-    "--onnx",
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,17 +113,21 @@ def _run_own(verb: str, given: list[str]) -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
-        switch = message.rpartition(": ")[2].split(" ")[0]
-        near = did_you_mean(switch, SWITCHES) if switch.startswith("--") else ""
-        advice = near or " `launcher --help` lists the switches; settings are given as key=value."
-        raise SettingsError(f"{message}.{advice}")
+        given = message.rpartition(": ")[2].split(" ")[0].partition("=")[0]
+        near = self._near(given) if given.startswith("--") else ""
+        raise SettingsError(f"{message}.{near or f' `{self.prog} --help` lists the switches.'}")
+
+    def _near(self, given: str) -> str:
+        """The switch of this verb that was meant. The dashes, which all have, make none alike."""
+        bare = [switch[2:] for switch in ("--help", *self._option_string_actions)]
+        return did_you_mean(given[2:], bare).replace("'", "'--", 1)
 
 
 def parse(given: Sequence[str]) -> tuple[Request, bool]:
     """Arguments after the verb. Raises SettingsError with everything that is wrong by now."""
     parser = _Parser(prog="launcher", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
-    parser.add_argument("--config", action="append", type=Path, default=[])
+    parser.add_argument("--config", action="append", type=asked.path, default=[])
     parser.add_argument("--resume", type=_resume, default="auto")
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--allow-change", action="append", default=[])

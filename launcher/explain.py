@@ -23,7 +23,7 @@ from launcher.errors import (
 from launcher.layers import scalar
 from launcher.loader import worker_error
 from launcher.peers import Peers
-from launcher.recipe import blame, out_of_memory
+from launcher.recipe import blame, out_of_memory, without_frames
 from launcher.settings import Hparams
 from launcher.strategy import RefusedElsewhere, World
 from launcher.watch import Watch
@@ -48,9 +48,10 @@ def explained(
         advice = "Give a smaller micro_batch_size=; the gradient stays that of the whole batch."
         if hparams.micro_batch_size == "auto" and parts and parts.plan.micro_batch_size > 1:
             advice = "The same command continues from the last checkpoint with half of that."
+        said = without_frames(f"{error}") or type(error).__name__
         return OutOfMemoryError(
             f"out of memory with micro_batch_size={scalar(size)}{shape} and batch_size="
-            f"{hparams.batch_size}: {f'{error}' or type(error).__name__} {advice}"
+            f"{hparams.batch_size}: {said} {advice}"
         )
     if isinstance(error, RuntimeError) and "DataLoader worker" in f"{error}":  # anywhere: a signal
         return worker_error(error, 0.0)

@@ -5,6 +5,8 @@ training and evaluation get. Images in memory were never files: there a file is 
 sees it, and brought to the shape in the way of `sources.load`.
 """
 
+import os
+import stat
 from collections.abc import Callable
 from typing import Any
 
@@ -61,6 +63,8 @@ def resizing(source: Source) -> str:
 def read(picture: Picture, path: str) -> Tensor | str:
     """The image of a file, or in words why there is none."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for without end
+            return "it is not a regular file"
         return picture(path)
     except DataError as error:
         return str(error)

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from launcher import pictures, reopen, screen, settings, streams
-from launcher.errors import DataError, listed
+from launcher.errors import DataError, SettingsError, listed
 from launcher.network import Network, opened
 from launcher.sources.folder import EXTENSIONS
 
@@ -45,35 +45,43 @@ BATCH: Final = 64
 
 def run(found: argparse.Namespace) -> None:
     """What `asked` found after `predict`. Raises DataError at the end when a file could not be
-    read, and what `network` raises."""
+    read or there was none, and what `network` raises."""
     words = [word for word in found.rest if _is_setting(word)]
+    images = [word for word in found.rest if word not in words]
+    if not images:
+        raise SettingsError("launcher predict takes image files: launcher predict RUN x.png")
     wanted, over = reopen.arguments(words)
+    empty: list[str] = []
     with opened(reopen.read(found.folder, over), wanted) as network:
         if network.remark:
             streams.aside(network.remark)
-        broken = _predict(network, [word for word in found.rest if word not in words], found)
+        good, broken = _predict(network, files(images, empty), found)
     if broken:
-        raise DataError(
-            f"{len(broken)} of the files could not be read: {listed(broken)}. The others are above."
-        )
+        others = " The others are above." if good else ""
+        empty.append(f"{len(broken)} of the files could not be read: {listed(broken)}.{others}")
+    if empty:
+        raise DataError(*empty)
 
 
-def _predict(network: Network, words: Sequence[str], found: argparse.Namespace) -> list[str]:
-    """Show what the model says of each file; returns the paths of those that cannot be read."""
+def _predict(
+    network: Network, waiting: Iterator[str], found: argparse.Namespace
+) -> tuple[int, list[str]]:
+    """Show what the model says of each file; returns how many it were, and the paths of those that
+    cannot be read."""
     picture = pictures.reading(network.data.test.source)
-    broken: list[str] = []
-    waiting = files(words)
+    good, broken = 0, list[str]()
     while paths := list(islice(waiting, BATCH)):
         read = [pictures.read(picture, path) for path in paths]
         images = [image for image in read if isinstance(image, Tensor)]
         answers = iter(predictions(network, torch.stack(images), found.top) if images else ())
+        good += len(images)
         for path, image in zip(paths, read, strict=True):
             if isinstance(image, Tensor):
                 show(path, next(answers), as_json=found.json)
             else:
                 broken.append(path)
                 show(path, image, as_json=found.json)
-    return broken
+    return good, broken
 
 
 def predictions(network: Network, image: Tensor, top: int) -> list[Any]:
@@ -112,16 +120,27 @@ def show(path: str, said: Any, *, as_json: bool) -> None:
     screen.text(f"{path}: {', '.join(shown)}")
 
 
-def files(words: Iterable[str]) -> Iterator[str]:
+def files(words: Iterable[str], empty: list[str]) -> Iterator[str]:
     """Paths of files: a folder's images in order, `-` the lines of standard input, others as they
-    are."""
+    are. Where a word that stands for files has none, that goes to `empty`, as a sentence."""
     for word in words:
         if word == "-":
-            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+            said, found = "standard input names no image.", _lines()
         elif os.path.isdir(word):
-            yield from _images(word)
+            said, found = f"there is no image in the folder {word} or below it.", _images(word)
         else:
             yield word
+            continue
+        first = next(found, None)
+        if first is None:
+            empty.append(said)
+        else:
+            yield first
+            yield from found
+
+
+def _lines() -> Iterator[str]:
+    return (line.rstrip("\r\n") for line in sys.stdin if line.strip())
 
 
 def _images(folder: str) -> Iterator[str]:

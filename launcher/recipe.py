@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -63,6 +64,9 @@ class Recipe(Generic[H]):
             raise RecipeError(*problems)
 
 
+_FRAMES = re.compile(
+    r"\s*(Exception raised from [^\n]* \(most recent call first\):|\nframe #\d+: )"
+)
 _DATACLASS = ("non-frozen dataclass", "follows default argument")
 """What Python says of a class of hyperparameters that is not decorated as it must be."""
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -204,6 +208,12 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
+def without_frames(words: str) -> str:
+    """What an exception of torch says, without the stack of its C++, which helps no recipe."""
+    said = _FRAMES.split(words, maxsplit=1)[0].rstrip()
+    return f'{said}"' if said != words and said.count('"') % 2 else said  # a quotation it ended
+
+
 def _is_a_call(filename: str) -> bool:
     """Whether a line of a traceback is of torch calling a layer, which says nothing of it."""
     return filename.endswith(("/torch/nn/modules/module.py", "/torch/nn/modules/container.py"))
@@ -215,7 +225,7 @@ def blame(path: Path, error: Exception | SystemExit, what: str) -> LauncherError
         return error
     if isinstance(error, SystemExit):
         return RecipeError(f"{what} in {path} ended the program with exit({error.code}).")
-    text = f"{type(error).__name__}: {error}".rstrip(".")
+    text = f"{type(error).__name__}: {without_frames(f'{error}')}".rstrip(".")
     if isinstance(error, TypeError) and "Recipe.__init__()" in text:
         fields = [field.name for field in dataclasses.fields(Recipe)]
         unknown = text.rpartition("'")[0].rpartition("'")[2] if "unexpected" in text else ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from launcher import overview, report, screen, storage
+from launcher import asked, overview, report, screen, storage
 from launcher.errors import SettingsError
 from launcher.find import run_folder
 from launcher.report.page import MARK
@@ -36,7 +36,7 @@ def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
     if "-h" in given or "--help" in given:
         return screen.text(USAGE)
     parser.add_argument("runs", nargs="*")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=asked.path)
     found = parser.parse_intermixed_args(given)
     if not found.runs:
         raise SettingsError("no run is given: launcher report RUN... (launcher runs lists them).")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from launcher import overview, screen
+from launcher import asked, overview, screen
 from launcher.errors import SettingsError, did_you_mean
 from launcher.overview import STATES, Summary
 
@@ -42,7 +42,7 @@ def run(given: Sequence[str], parser: argparse.ArgumentParser) -> None:
     """The arguments after `runs`. Raises SettingsError."""
     if "-h" in given or "--help" in given:
         return screen.text(USAGE)
-    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("folder", nargs="?", type=asked.path, metavar="DIR")
     parser.add_argument("--sort", default="age")
     parser.add_argument("--state", action="append", default=[])
     parser.add_argument("--json", action="store_true")

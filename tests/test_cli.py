@@ -49,6 +49,42 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
     return code, " ".join(line.strip("│╭╮╰╯─ ") for line in err.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("verb", "near", "far"),
+    [("train", "--frsh", "--sort"), ("show", "--jsn", "--top"), ("runs", "--sorted=age", "--to"),
+     ("compare", "--jsno", "--state"), ("report", "--ouput", "--onnx"), ("data", "--cheks", "--to"),
+     ("predict", "--topp", "--config"), ("export", "--onx", "--json"), ("doctor", "--js", "--to"),
+     ("evaluate", "--confg", "--top")],
+)  # fmt: skip
+def test_only_a_near_switch_of_the_same_verb_is_suggested(
+    verb: str, near: str, far: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = answer(capsys, verb, "x.py", near)
+    assert code == 2
+    assert "Did you mean '--" in said
+    name = "launcher" if verb in ("train", "show") else f"launcher {verb}"
+    for word in (far, "--foo"):
+        code, said = answer(capsys, verb, "x.py", word)
+        assert code == 2
+        assert f"unrecognized arguments: {word}. `{name} --help` lists the switches." in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["r.py", "--config="], ["runs", ""], ["report", "a", "--output", ""], ["report", ""],
+     ["export", "a", "--to", ""], ["evaluate", "a.py", "--config", ""], ["evaluate", ""],
+     ["compare", "", ""], ["predict", "", "x.png"], ["predict", "a", ""]],
+)  # fmt: skip
+def test_an_empty_word_is_refused_as_empty(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unset variable of a shell script would pass for the current folder."""
+    Path("run.json").write_text("{}")  # which may be a run
+    code, said = answer(capsys, *words)
+    assert code == 2
+    assert "an empty word is no " in said
+
+
 def left() -> list[str]:
     return sorted(path.name for path in Path().iterdir() if path.suffix not in (".py", ".yaml"))
 

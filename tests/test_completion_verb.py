@@ -1,5 +1,6 @@
 """Completion, asked for by a real bash where there is one."""
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from conftest import HANGS, ROOT, command
 
 from launcher import cli, completion_verb
 from launcher.completion_verb import candidates
+from launcher.errors import SettingsError
 from launcher.overview import STATES
 
 RECIPE = '''\
@@ -58,10 +60,23 @@ def test_what_may_come_next(words: list[str], expected: list[str]) -> None:
     assert candidates(words) == expected
 
 
-def test_every_verb_has_its_switches_and_they_are_accepted() -> None:
-    assert {*completion_verb.SWITCHES} == {*cli.VERBS}
-    for switches in completion_verb.SWITCHES.values():
-        assert {*switches} <= {*cli.SWITCHES}
+def switches_of(verb: str) -> set[str]:
+    """What the verb's own parser knows, asked when it is about to parse."""
+    known = {"--help"}
+    with pytest.MonkeyPatch.context() as patch:
+
+        def see(parser: argparse.ArgumentParser, *_: object) -> None:
+            known.update(parser._option_string_actions)
+            raise SettingsError("seen")
+
+        patch.setattr(argparse.ArgumentParser, "parse_intermixed_args", see)
+        command(verb, "x.py")
+    return known
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_its_switches_and_they_are_accepted(verb: str) -> None:
+    assert {*completion_verb.SWITCHES[verb]} <= switches_of(verb)
 
 
 LINES = {

@@ -129,6 +129,10 @@ def test_what_is_there_is_not_written_over(capsys: pytest.CaptureFixture[str]) -
     assert command("export", "one", "--to", "out") == 0
     assert command("export", "one", "--to", "out") == 2
     assert "out is there already" in capsys.readouterr().err
+    Path("link").symlink_to("nowhere")
+    for place in ("/dev/null", "link"):
+        assert command("export", "one", "--to", place) == 2
+        assert f"{place} is there already" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_export_is_refused() -> None:

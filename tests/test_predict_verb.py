@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -128,7 +129,32 @@ def test_a_broken_file_is_named_and_the_rest_goes_on(capsys: pytest.CaptureFixtu
     assert lines[3]["error"] == "it is no image, or of a kind that Pillow does not read"
     assert lines[-1]["error"] == "No such file or directory"
     assert command("predict", "one", "nosuch.png") == 4
-    assert "1 of the files could not be read: nosuch.png" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "1 of the files could not be read: nosuch.png." in said
+    assert "The others are above." not in said, "there are none"
+    assert command("predict", "one", "nosuch.png", good[0]) == 4
+    assert "The others are above." in capsys.readouterr().err
+
+
+def test_what_is_no_regular_file_is_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    trained()
+    os.mkfifo("pipe.png")
+    (line,) = predicted(capsys, "one", "pipe.png", code=4)
+    assert line == {"file": "pipe.png", "error": "it is not a regular file"}
+
+
+def test_a_word_that_stands_for_no_image_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained()
+    (good,) = saved(synthetic("test", 1, SHAPE, 4), "png")
+    Path("empty").mkdir()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert command("predict", "one", "empty", "-", good) == 4
+    out, err = capsys.readouterr()
+    assert f"{good}: " in out
+    assert "there is no image in the folder empty or below it." in err
+    assert "standard input names no image." in err
 
 
 def test_a_list_on_standard_input_is_read(
@@ -249,6 +275,7 @@ def test_the_weights_of_another_step_give_other_answers(capsys: pytest.CaptureFi
     [
         ([], "takes a run and image files"),
         (["one"], "takes a run and image files"),
+        (["one", "step=last"], "launcher predict takes image files"),
         (["oen", "x.png"], "Did you mean 'one'?"),
         (["one", "x.png", "--top", "0"], "--top 0: give 1 or more"),
         (["one", "x.png", "--top", "many"], "invalid int value"),
@@ -288,4 +315,5 @@ def test_what_pillow_says_of_a_broken_file_is_a_text() -> None:
     def broken(path: str) -> Any:
         raise SyntaxError(f"broken PNG file (chunk b'' in {path!r})")
 
+    Path("x.png").touch()
     assert pictures.read(broken, "x.png") == "broken PNG file (chunk b'' in the file)"

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import END, TINY, write_recipe
 
 from launcher.errors import DataError, RecipeError
-from launcher.recipe import Loaded, Recipe, call, load
+from launcher.recipe import Loaded, Recipe, blamed, call, load
 
 FUNCTIONS = ("data", "model", "optimizer", "schedule", "loss", "metrics")
 
@@ -280,3 +281,18 @@ def test_a_layer_of_the_wrong_size_shows_no_lines_of_torch_calling_layers() -> N
     assert "linear.py" in error.value.frames
     assert "modules/module.py" not in error.value.frames
     assert "container.py" not in error.value.frames
+
+
+def test_the_stack_of_torchs_own_code_is_left_out() -> None:
+    """Of a number that is no C integer, say: forty lines of frames."""
+    with pytest.raises(RecipeError) as refusal, blamed(Path("r.py"), "recipe.model"):
+        torch.empty((10**21, 3))
+    said = str(refusal.value)
+    assert said.endswith('with error "Overflow when unpacking long long".')
+    assert "\n" not in said
+
+
+def test_what_a_recipe_says_of_frames_is_left() -> None:
+    for words in ("no frame #3: of 4", "Exception raised from the video reader"):
+        with pytest.raises(RecipeError, match=words), blamed(Path("r.py"), "recipe.data"):
+            raise ValueError(words)
