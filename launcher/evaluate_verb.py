@@ -61,6 +61,7 @@ def run(found: argparse.Namespace) -> None:
             parts, state = reopen.parts(opened, world, wanted, found.allow_change)
             held.callback(parts.loaders.close)
             result = judge.evaluated(parts, state.step)
+            elsewhere = reopen.is_other_data(opened, parts)
         except BaseException as error:
             reason = cause(world, explained(opened.loaded.path, opened.hparams, parts, error))
             if reason is error:
@@ -68,19 +69,24 @@ def run(found: argparse.Namespace) -> None:
             raise reason from error
         if not world.is_main:
             return
+        noted = None if elsewhere else as_noted(opened, state, result["scores"])
         if found.json:
-            screen.text(json.dumps(document(opened, state, result), indent=1))
+            screen.text(json.dumps(document(opened, result, noted), indent=1))
         else:
-            tables(opened, state, result, said)
+            tables(opened, result, noted)
+            if elsewhere:
+                screen.text("The test data is not what the run was tested on.")
+            if said:
+                screen.text(said)
 
 
-def document(opened: Run, state: State, result: Mapping[str, Any]) -> dict[str, Any]:
+def document(opened: Run, result: Mapping[str, Any], noted: bool | None) -> dict[str, Any]:
     """What `evaluate --json` prints."""
     hidden = ("format", "samples", "mistakes")
     return {
         "run": str(opened.folder),
         **{key: value for key, value in result.items() if key not in hidden},
-        "as_noted": as_noted(opened, state, result["scores"]),
+        "as_noted": noted,
         "mistakes": [
             {key: value for key, value in one.items() if key != "picture"}
             for one in result["mistakes"]
@@ -88,11 +94,11 @@ def document(opened: Run, state: State, result: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def tables(opened: Run, state: State, result: Mapping[str, Any], said: str) -> None:
+def tables(opened: Run, result: Mapping[str, Any], noted: bool | None) -> None:
     """What `evaluate` prints for a person."""
     scores, classes, confusion = result["scores"], result["classes"], result["confusion"]
     rows = screen.overall(scores)
-    screen.table(f"{opened.folder} at step {state.step}", ("metric", "value"), rows.items())
+    screen.table(f"{opened.folder} at step {result['step']}", ("metric", "value"), rows.items())
     lines = []
     for number, name in enumerate(classes):
         counts = confusion[number] if confusion else []
@@ -105,9 +111,7 @@ def tables(opened: Run, state: State, result: Mapping[str, Any], said: str) -> N
     if confusion and len(classes) <= MOST_SHOWN:
         grid = ([name, *(count or "" for count in confusion[n])] for n, name in enumerate(classes))
         screen.table("Confusion: rows are the true classes", ("", *classes), grid)
-    if said:
-        screen.text(said)
-    match as_noted(opened, state, scores):
+    match noted:
         case True:
             screen.text("These are the scores that the run noted at this step.")
         case False:

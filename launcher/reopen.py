@@ -190,9 +190,14 @@ def parts(run: Run, world: World, wanted: str, allow_change: Iterable[str] = ())
     return found, state
 
 
+def is_other_data(run: Run, found: Parts) -> bool:
+    """Whether the test samples are others than those that the run was tested on."""
+    return run.document.get("data", {}).get("test") not in (None, describe.data(found)["test"])
+
+
 def refuse_other_data(run: Run, found: Parts) -> None:
     """Raises DataError when the test samples are not those that the run was tested on."""
-    if run.document.get("data", {}).get("test") not in (None, describe.data(found)["test"]):
+    if is_other_data(run, found):
         raise DataError(
             f"the test data is not what {run.folder} was tested on: its content differs. Give "
             f"data_dir= with the same data, or --allow-change data to evaluate on this."

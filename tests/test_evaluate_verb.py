@@ -241,7 +241,39 @@ def test_other_test_data_is_refused_unless_it_is_allowed(
     code, said = refusal(capsys, "one")
     assert code == 4
     assert "the test data is not what checkpoints/one was tested on" in said
-    assert evaluated(capsys, "one", "--allow-change", "data")["scores"]
+    other = evaluated(capsys, "one", "--allow-change", "data")
+    assert other["scores"]
+    assert other["as_noted"] is None
+    assert command("evaluate", "one", "--allow-change", "data") == 0
+    shown = capsys.readouterr().out
+    assert "The test data is not what the run was tested on." in shown
+    assert "noted" not in shown
+
+
+HELD_OUT = """
+def data(hparams):
+    samples = int(os.environ.get("TEST", 40))
+    return Data(
+        train=Split(sources.synthetic("train", 64, (1, 4, 4), 4)),
+        test=Split(sources.synthetic("test", samples, (1, 4, 4), 4)),
+        prepare=augment.normalize((0.5,), (0.5,)),
+    )
+"""
+
+
+def test_the_chosen_weights_are_scored_on_a_held_out_set(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/data.md says; the run stays as it was."""
+    assert command(write_recipe(HELD_OUT), "name=one", "threads=1") == 0
+    before = {path: path.read_bytes() for path in Path("checkpoints").rglob("*") if path.is_file()}
+    monkeypatch.setenv("TEST", "24")
+    assert refusal(capsys, "one")[0] == 4
+    found = evaluated(capsys, "one", "--allow-change", "data")
+    assert sum(map(sum, found["confusion"])) == 24
+    assert found["as_noted"] is None
+    after = {path: path.read_bytes() for path in Path("checkpoints").rglob("*") if path.is_file()}
+    assert after == before
 
 
 @pytest.mark.slow
