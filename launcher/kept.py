@@ -62,6 +62,7 @@ class Kept:
         self._forms = _forms(model)
         self._left_out = {name: value.detach().clone() for name, value in _left_out(model)}
         self._groups = [_copied(odd) for odd in _odd_values(optimizer)]
+        self._keys = [set(group) for group in optimizer.param_groups]
         self._said: set[str] = set()
 
     def check(self) -> None:
@@ -130,6 +131,12 @@ class Kept:
                 f"{kind} has {len(groups)} parameter groups and had {len(self._groups)} before "
                 f"the first step: a continued run would not. Make all of them in the beginning."
             )
+        for keys, group in zip(self._keys, self._optimizer.param_groups, strict=True):
+            if gone := keys - group.keys():
+                raise CheckpointError(
+                    f"{kind} takes {listed(sorted(map(str, gone)))} out of a parameter group: a "
+                    f"continued run would have it again. Set it to None."
+                )
         for first, now in zip(self._groups, groups, strict=True):
             for name, value in now.items():
                 if name not in first or not _equal(first[name], value):

@@ -339,6 +339,8 @@ def optimizer(hparams, model):
          "keeps layers.1.bias/a in the memory of layers.1.weight/a"),
         ("first['slow'] = group['params'][0].data",
          "keeps layers.1.weight/slow in the memory of layers.1.weight"),
+        ("group.pop('scale', 0)", "takes scale out of a parameter group"),
+        ("group.pop('dampening', 0)", "takes dampening out of a parameter group"),
         ("group[0] = 1", "changes 0 of a parameter group and keeps it as int"),
         ("group['size'] = torch.Size([1])",
          "changes size of a parameter group and keeps it as Size"),
