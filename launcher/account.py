@@ -42,6 +42,7 @@ class _Run(BaseModel, strict=True):
     """What is relied on of run.json: there may be more, and an older version may have less."""
 
     identity: dict[str, Any] = {}
+    modules: dict[str, str] = {}
     began_with: str = ""
     hyperparameters: dict[str, _Setting] = {}
     micro_batch_size: int | None = Field(None, ge=1)

@@ -77,6 +77,10 @@ class Parts:
         return _in_memory(self.data)
 
     @property
+    def modules(self) -> Mapping[str, bytes]:
+        return self.loaded.modules
+
+    @property
     def recipe(self) -> Recipe[Any]:
         return self.loaded.recipe
 

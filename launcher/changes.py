@@ -49,7 +49,7 @@ def _learned(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tupl
         if old.get(key) == new.get(key):
             continue
         if key == "recipe":  # known by its hash
-            yield key, "the recipe file is another"
+            yield key, "the recipe is another"
         else:
             yield key, f"{key} {_brief(old.get(key))} -> {_brief(new.get(key))}"
     if before.get("data") != now.get("data"):

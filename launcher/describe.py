@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import torch
 
-from launcher import record, settings, storage
+from launcher import imported, record, settings, storage
 from launcher.account import read_run, read_status
 from launcher.build import RESIDENT_SHARE, Parts
 from launcher.changes import changes, consequence
@@ -60,6 +60,7 @@ def run(
     return {
         "name": request.name,
         "recipe": str(request.path),
+        "modules": imported.hashes(parts.modules),
         "identity": dict(identity),
         "data": data(parts),
         "began_with": parts.began_with or before.get("began_with", ""),

@@ -12,6 +12,7 @@ import torch
 from launcher import (
     export_readme,
     exported,
+    imported,
     pictures,
     record,
     reopen,
@@ -29,7 +30,8 @@ Usage: launcher export RUN [--to FOLDER] [--onnx] [step=N|best|last] [key=value]
 A folder with the weights of the run's best checkpoint and all that belongs to them:
 
   model.safetensors     the weights
-  recipe.py             the code of the model and of its preparation, as it ran
+  recipe.py             the code of the model and of its preparation, as it ran, with the modules
+                        of its folder that it imports
   export.json           hyperparameters, classes, shape, preprocessing, scores
   labels.json           the names of the classes, in the order of the model's outputs
   README.md             with the lines that load it, which were tried before the folder was written
@@ -66,6 +68,7 @@ def _write(network: Network, folder: Path, *, onnx: bool) -> None:
             temporary / "model.safetensors", tensorfile.parts(weights)
         )
         storage.create(temporary / "recipe.py", [network.run.loaded.source])
+        imported.keep(temporary, network.run.loaded.modules)
         storage.create(temporary / "export.json", [_json(about)])
         storage.create(temporary / "labels.json", [_json(about["classes"])])
         said = [_try(network, temporary)]

@@ -104,7 +104,7 @@ def _refuse_what_has_no_effect(request: Request, hparams: Hparams) -> None:
     if request.profile:
         problems.append("--profile has no effect on a loop of its own: leave it out.")
     if request.dry_run:
-        problems.append("--dry-run has no effect on a loop of its own: leave it out.")
+        problems.append("--dry-run is not supported by a loop of its own: leave it out.")
     problems += [
         f"{key} (from {request.settings_from[key]}) has no effect on a loop of its own: leave it "
         f"out."

@@ -1,6 +1,5 @@
 """What `train` of a script with a loop of its own is given: see `own_loop`."""
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from launcher import describe, draws, generators, resume, rng, sources, storage
+from launcher import describe, draws, generators, imported, resume, rng, sources, storage
 from launcher.connect import connect
 from launcher.data import Batch, Data, feed
 from launcher.errors import Preempted, RecipeError
@@ -57,7 +56,9 @@ class OwnLoop(Generic[H]):
         self.hparams = hparams
         self.settings = request.settings
         self.screen = Screen(shown=True)
-        self.identity = resume.identify(request, hashlib.sha256(source).hexdigest(), hparams)
+        self.modules = imported.by_script(request.path)
+        sha256 = imported.identity(source, self.modules)
+        self.identity = resume.identify(request, sha256, hparams)
         self.world: World = connect(request.launch, hparams, request.settings)
         held.callback(self.world.close)
         self.state = State()
@@ -196,7 +197,8 @@ class OwnLoop(Generic[H]):
         self.world.watch.on_end = lambda error, code: record.failed(error, code, self.state.step)
         about = describe.run(self._request, self, self._origins, self.identity, self.state.step)
         about["launched_by"] = "own loop"
-        seconds = record.begin(self._source, about, self.state.records, self.state.step)
+        state, modules = self.state, self.modules
+        seconds = record.begin(self._source, about, state.records, state.step, modules)
         self._banner(about)
         self.screen.start(
             self.plan.total_steps, self.state.step, self.plan.steps_per_epoch,

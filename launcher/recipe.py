@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from launcher import imported
 from launcher.data import Batch, Data
 from launcher.errors import LauncherError, RecipeError, did_you_mean, listed
 from launcher.losses import cross_entropy
@@ -135,17 +136,20 @@ class Loaded:
     recipe: Recipe[Any]
     path: Path
     source: bytes
+    modules: Mapping[str, bytes] = field(default_factory=dict)
+    """What it imports of its own folder, by the paths below it."""
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.source).hexdigest()
+        """Of the file and of the modules."""
+        return imported.identity(self.source, self.modules)
 
 
 def load(path: Path) -> Loaded:
     """Run a recipe file and take its `recipe`. Raises RecipeError with file and line.
 
     The module's name is made from the path, and it is registered before it runs, as dataclasses
-    need; `sys.path` is left alone.
+    need. Its folder is then the first on `sys.path`, as of a script that python runs.
     """
     source = path.read_bytes()
     digest = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()
@@ -154,15 +158,20 @@ def load(path: Path) -> Loaded:
     assert spec is not None, "a .py file has a loader"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    with blamed(path, "the recipe"):
+    with blamed(path, "the recipe"), imported.seen(path) as modules:
         exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))  # noqa: S102
-    return Loaded(_recipe_of(module, path), path, source)
+    return Loaded(_recipe_of(module, path, source), path, source, modules)
 
 
-def _recipe_of(module: ModuleType, path: Path) -> Recipe[Any]:
+def _recipe_of(module: ModuleType, path: Path, source: bytes) -> Recipe[Any]:
     found = getattr(module, "recipe", None)
     if isinstance(found, Recipe):
         return found
+    if found is None and b"own_loop" in source:
+        raise RecipeError(
+            f"{path} is a loop of its own: it defines no `recipe = Recipe(...)`, which this "
+            f"command needs. Start it with python; launcher runs, compare and report show its runs."
+        )
     if found is None:
         near = did_you_mean("recipe", [name for name in vars(module) if not name.startswith("_")])
         raise RecipeError(f"{path} defines no `recipe = Recipe(...)`.{near}")

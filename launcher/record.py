@@ -1,7 +1,7 @@
 """The run folder's account of a run: recipe copy, run.json, status.json, metrics.jsonl.
 
     checkpoints/cifar_resnet/
-      recipe.py      the file that ran
+      recipe.py      the file that ran; beside it the modules of its folder that it imports
       run.json       every setting with its origin, versions, devices, git commit
       status.json    state (running, finished, preempted, failed), code, reason, step, result,
                      and how often in a row it failed
@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from launcher import checkpoint, held, outcome, storage
+from launcher import checkpoint, held, imported, outcome, storage
 from launcher.documents import read_json, write_json
 from launcher.errors import (
     CheckpointError,
@@ -102,8 +102,9 @@ class Record:
         return place
 
     def begin(
-        self, recipe: bytes, run: Mapping[str, Any], records: int, step: int | None = None
-    ) -> float:
+        self, recipe: bytes, run: Mapping[str, Any], records: int, step: int | None = None,
+        modules: Mapping[str, bytes] | None = None,
+    ) -> float:  # fmt: skip
         """Write what is known before step `step`; the seconds that earlier attempts trained.
 
         Of metrics.jsonl the first `records` lines are kept: what was written after the checkpoint
@@ -126,6 +127,7 @@ class Record:
         lost = read_json(self.folder / "status.json").get("last_committed_step")
         self.status("running", committed=step if step or lost else None)
         storage.replace(self.folder / "recipe.py", recipe)
+        imported.keep(self.folder, modules or {})
         self._write("run.json", run)
         self._metrics = held.Appender(path, size)
         return seconds

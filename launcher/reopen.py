@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
-from launcher import checkpoint, describe, layers, overview, resume, settings
+from launcher import checkpoint, describe, imported, layers, overview, resume, settings
+from launcher.account import read_run
 from launcher.build import Parts, build
 from launcher.checkpoint import Checkpoint
 from launcher.documents import read_json
@@ -70,9 +71,15 @@ def read(folder: Path, given: Iterable[Given] = ()) -> Run:
         raise CheckpointError(f"{folder}/run.json is not as a run leaves it: {error!r}.") from error
     loaded = load(path)
     if loaded.sha256 != known:
+        modules = read_run(folder).get("modules", {})
+        for other in imported.changed(folder, modules):
+            raise CheckpointError(
+                f"{folder / other}, which the recipe imports, is not the one that ran: it was "
+                f"changed. Put the one back whose SHA-256 begins with {modules[other][:12]}."
+            )
+        which = "that ran" if modules else f"whose SHA-256 begins with {str(known)[:12]}"
         raise CheckpointError(
-            f"{path} is not the recipe that ran: it was changed. Put the one back whose SHA-256 "
-            f"begins with {str(known)[:12]}."
+            f"{path} is not the recipe that ran: it was changed. Put the one back {which}."
         )
     try:
         found = settings.from_json(loaded.recipe.hparams, json.dumps(hparams))

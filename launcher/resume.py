@@ -7,7 +7,7 @@ with the same thing; then the newest whole checkpoint, or the one that was asked
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from launcher import checkpoint, describe, settings
+from launcher import checkpoint, describe, imported, settings
 from launcher.account import read_run, read_status
 from launcher.checkpoint import Checkpoint
 from launcher.errors import (
@@ -70,7 +70,7 @@ def earlier(request: Request, identity: Mapping[str, Any]) -> int:
             f"--resume never: {request.label} holds a run. Give another name=, or --fresh to move "
             f"it into an archive folder and start again."
         )
-    changed = refuse_changes(request, before.get("identity", {}), identity)
+    changed = refuse_changes(request, before, identity)
     status = read_status(request.folder)
     if _is_finished(request, status) and not changed and not isinstance(request.resume, int):
         return FINISHED
@@ -93,17 +93,16 @@ def _is_finished(request: Request, status: Mapping[str, Any]) -> bool:
     return status.get("state") == "finished" and last in checkpoint.steps(request.folder)
 
 
-def refuse_changes(
-    request: Request, before: Mapping[str, Any], now: Mapping[str, Any]
-) -> list[str]:
-    """The keys that differ and that --allow-change names.
+def refuse_changes(request: Request, run: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys in which a run, by its run.json, differs, and that --allow-change names.
 
     Raises CheckpointError when the run would learn something else than in its earlier attempts.
     """
+    before = run.get("identity", {})
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if refused := [key for key in changed if key not in request.allow_change]:
         differences = [
-            "the recipe file is another than it was"
+            _another_recipe(request, run)
             if key == "recipe"
             else f"{key} was {scalar(before.get(key))} and is now {scalar(now.get(key))}"
             for key in refused
@@ -115,6 +114,12 @@ def refuse_changes(
             f"with the change."
         )
     return changed
+
+
+def _another_recipe(request: Request, run: Mapping[str, Any]) -> str:
+    modules = imported.changed(request.path.resolve().parent, run.get("modules", {}))
+    said = [f"{name}, which the recipe imports, is another than it was" for name in modules]
+    return "; ".join(said) or "the recipe file is another than it was"
 
 
 def refuse_other_data(request: Request, parts: Trained) -> None:

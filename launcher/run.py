@@ -131,7 +131,8 @@ def attempt(
     about: dict[str, Any] = {}
     if account is not None:
         about = describe.run(request, parts, origins, identity, state.step)
-        seconds = account.begin(parts.loaded.source, about, state.records, state.step)
+        source, modules = parts.loaded.source, parts.modules
+        seconds = account.begin(source, about, state.records, state.step, modules)
         tracker.start(request, state.step, parts.plan.total_steps)
     beside = {**({"machines": where} if where else {}), **tracker.shown(request)}
     describe.banner(screen, request, parts, state.step, about, beside)

@@ -25,6 +25,10 @@ class Trained(Protocol):
     @property
     def settings(self) -> RunSettings: ...
     @property
+    def modules(self) -> Mapping[str, bytes]:
+        """What the recipe or script imports of its own folder."""
+
+    @property
     def world(self) -> World: ...
     @property
     def data(self) -> Data: ...

@@ -34,7 +34,7 @@ def test_nothing_is_the_same_once_something_else_was_learned() -> None:
         attempt(9, {"recipe": "cd", "lr": 0.1, "ema": 0.9, "new": "x"}, data={"train": "b"}),
     ]
     assert changes(attempts) == [
-        "the recipe file is another at step 5",
+        "the recipe is another at step 5",
         "ema none -> 0.9 at step 5",
         "old true -> none at step 5",
         "new none -> x at step 5",

@@ -53,6 +53,7 @@ FLOORS: list[set[str]] = [
     | {"sources.files", "sources.folder", "sources.table", "sources.tensors", "sources.dataset"},
     {
         "recipe",
+        "imported",
         "exported",
         "ema",
         "pretrained",
@@ -132,10 +133,10 @@ BESIDE: dict[str, set[str]] = {
     "slots": {"together"},
     "exported": {"kept", "pretrained", "recipe"},
     "snapshot": {"slots", "together"},
-    "record": {"checkpoint"},
+    "record": {"checkpoint", "imported"},
     "progress": {"screen", "streams"},
     "pretrained": {"checkpoint", "kept"},
-    "recipe": {"monitor"},
+    "recipe": {"imported", "monitor"},
     "state": {"monitor"},
     "screen": {"live", "streams"},
     "augment": {"data"},
@@ -589,7 +590,7 @@ def test_a_recipe_uses_public_names_and_no_other_recipe(path: Path) -> None:
 # What a name and a type say in full: methods of one line, and what torch calls.
 WITHOUT_DOCSTRING = {
     "buffers": {"StepAverage.begin_pass", "StepAverage.end_pass"},
-    "build": {"Parts.recipe"},
+    "build": {"Parts.modules", "Parts.recipe"},
     "checkpoint": {"folder_of"},
     "data": {"Resident.nbytes", "Resident.to"},
     "errors": {  # the tree at the top of the file says what each is for
@@ -610,7 +611,6 @@ WITHOUT_DOCSTRING = {
     "parallel": {"DataParallel.forward"},
     "plan": {"Sizes.seed", "Sizes.epochs", "Sizes.batch_size", "Sizes.micro_batch_size"}
     | {"Plan.total_steps"},
-    "recipe": {"Loaded.sha256"},
     "trained": {
         "Trained.hparams",
         "Trained.settings",

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import HANGS, ROOT
+from conftest import command as launcher_command
 
 from launcher import checkpoint, overview, own_loop, slots
 
@@ -211,12 +212,12 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     [
         (2, "lr=fast", "lr"),
         (2, "lrr=1", "Did you mean 'lr'?"),
+        (2, "--dry-run", "--dry-run is not supported by a loop of its own"),
         (2, "workers=2", "workers (from argument) has no effect on a loop of its own"),
         (2, "evaluate_every=3", "evaluate_every (from argument) has no effect"),
         (2, "grad_clip=1", "grad_clip has no effect on a loop of its own"),
         (2, "precision=bf16", "precision has no effect"),
         (2, "micro_batch_size=4", "micro_batch_size has no effect"),
-        (2, "--dry-run", "--dry-run has no effect"),
         (2, "batch_size=65", "batch_size=65 is more than the 64 training samples"),
         (5, "--resume=must", "holds no run to continue"),
     ],
@@ -314,6 +315,40 @@ def test_the_page_shows_the_script_as_it_is() -> None:
     script = (ROOT / "scripts" / "gan.py").read_text()
     assert len(script.splitlines()) <= 80
     assert f"```python\n{script}```\n" in (ROOT / "docs" / "own_loop.md").read_text()
+
+
+# ── what it imports of its folder, and what is no loop's ────────────────────────────────────────
+
+
+def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments, "name=r", "threads=1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=HANGS,
+    )  # fmt: skip
+
+
+def test_a_changed_module_of_the_scripts_folder_is_refused() -> None:
+    path = write()
+    path.write_text(f"import helper\n{path.read_text()}")
+    Path("helper.py").write_text("FACTOR = 1\n")
+    assert started(str(path)).returncode == 0
+    assert started(str(path)).returncode == 0
+    assert Path("checkpoints/r/helper.py").read_text() == "FACTOR = 1\n"
+    Path("helper.py").write_text("FACTOR = 10\n")
+    done = started(str(path))
+    assert (done.returncode, "helper.py, which the" in done.stderr) == (5, True), done.stderr
+
+
+@pytest.mark.parametrize("words", [("evaluate", "r"), ("show", "loop.py")])
+def test_a_command_that_needs_a_recipe_says_what_works(
+    words: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command() == 0
+    assert launcher_command(*words) == 3
+    said = one_line(capsys)
+    assert "loop.py is a loop of its own" in said or "recipe.py is a loop of its own" in said
+    assert "launcher runs, compare and report show its runs" in said
 
 
 # ── the GAN ──────────────────────────────────────────────────────────────────────────────────────

@@ -42,16 +42,17 @@ def test_a_recipe_is_loaded_with_its_source() -> None:
     assert loaded.recipe.hparams().batch_size == 16
 
 
-def test_a_recipe_is_a_module_of_its_own_and_the_path_is_left_alone() -> None:
+def test_a_recipe_is_a_module_of_its_own_and_its_folder_is_the_first_on_the_path() -> None:
     Path("a").mkdir()
-    paths, before = [write_recipe(), write_recipe(name="a/tiny.py")], list(sys.path)
+    load(write_recipe())
+    paths, before = [write_recipe(), write_recipe(name="a/tiny.py")], sys.path[1:]
     loaded = [load(path) for path in paths]
     names = [one.recipe.hparams.__module__ for one in loaded]
     assert all(name.startswith("launcher_recipe_tiny_") for name in names)
     assert names[0] != names[1]
     for name, path in zip(names, paths, strict=True):
         assert Path(sys.modules[name].__file__ or "").resolve() == path.resolve()
-    assert sys.path == before
+    assert sys.path == [str(Path("a").resolve()), *before]
 
 
 def test_annotations_may_be_text() -> None:

@@ -624,7 +624,7 @@ def test_what_was_changed_is_named_and_nothing_said_to_be_the_same(
     allowed = ("--allow-change", "dropout", "--allow-change", "recipe")
     start("dropout=0.25", "threads=2", *allowed)
     said = (
-        "exact=false: the recipe file is another at step 10; dropout 0.5 -> 0.25 at step 10; "
+        "exact=false: the recipe is another at step 10; dropout 0.5 -> 0.25 at step 10; "
         "threads 1 -> 2 at step 10. What is learned is something else from there on."
     )
     assert said in capsys.readouterr().out
