@@ -21,7 +21,7 @@ from launcher.errors import DataError, RecipeError, SettingsError, listed
 from launcher.evaluate import checked
 from launcher.kept import Kept, own_memory, refuse
 from launcher.loaders import Loaders
-from launcher.matching import check_batch, no_broadcasting
+from launcher.matching import check_batch, no_broadcasting, numbered
 from launcher.modes import evaluating
 from launcher.monitor import Monitor, chosen
 from launcher.plan import Plan, Sizes
@@ -32,6 +32,7 @@ from launcher.slots import group_values
 from launcher.strategy import World
 
 log = logging.getLogger("launcher")
+_FIRST = np.arange(2, dtype=np.int64)
 RESIDENT_SHARE = 0.25
 """Of a device's free memory: what in-memory data may take under `resident=auto`."""
 
@@ -177,8 +178,10 @@ def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device
     hook = model.register_forward_hook(_OutputCheck(loaded, data, batches["train"]))
     try:
         with evaluating(model), no_broadcasting():
-            loss = recipes.call(loaded, "loss", Tensor, model, batches["train"])
-            metrics = recipes.call(loaded, "metrics", dict, model, batches["test"])
+            with numbered("train", _FIRST):
+                loss = recipes.call(loaded, "loss", Tensor, model, batches["train"])
+            with numbered("test", _FIRST):
+                metrics = recipes.call(loaded, "metrics", dict, model, batches["test"])
     finally:
         hook.remove()
     _check_results(loaded, loss, metrics, batches["test"])
@@ -187,7 +190,7 @@ def preflight(loaded: Loaded, data: Data, model: nn.Module, device: torch.device
 
 def _sample(data: Data, part: str, device: torch.device) -> Batch:
     split = data.train if part == "train" else data.test
-    index = np.arange(min(2, len(split.source)), dtype=np.int64)
+    index = _FIRST[: len(split.source)]
     return assemble(data, split, index, SampleRng(0, 0, index), device)
 
 

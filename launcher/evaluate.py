@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from launcher import draws
 from launcher.data import Batch, Data, Gather, Task, finish, gathered
 from launcher.errors import RecipeError
+from launcher.matching import numbered
 from launcher.modes import evaluating
 from launcher.rng import EVALUATE, Int64s, SampleRng, torch_seed
 from launcher.sources.decoded import Decoded
@@ -63,7 +64,9 @@ def scores(
             batch = finish(data, data.test, batch, SampleRng(seed, 0, index), device)
             mine = first // block % processes == process
             real = min(block, samples - first) if mine else 0
-            for name, values in checked(metrics(model, batch), block, found).items():
+            with numbered("test", index):
+                line = metrics(model, batch)
+            for name, values in checked(line, block, found).items():
                 place = found.setdefault(name, torch.zeros(samples, device=device))
                 place[first : first + real] = values[:real] + 0.0  # -0.0 does not survive a sum
             verdicts.keep(first, block, real)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from launcher.data import Batch
 from launcher.errors import RecipeError
-from launcher.matching import of_one_shape, part
+from launcher.matching import entropy, of_one_shape, part
 
 _INSTEAD = "loss=losses.mse or a loss of its own"
 
@@ -39,13 +39,10 @@ def cross_entropy(
     label = part(batch, "label", "losses.cross_entropy (the default loss)", _INSTEAD)
     logits = model(batch["image"])
     if weight is None:
-        return F.cross_entropy(logits, label, label_smoothing=label_smoothing)
+        return entropy(logits, label, label_smoothing=label_smoothing)
     known = weight if isinstance(weight, Tensor) else tuple(weight)
     by = _weights(known, logits.device)
-    each = F.cross_entropy(
-        logits.float(), label, by, label_smoothing=label_smoothing, reduction="none"
-    )
-    return each.mean()
+    return entropy(logits.float(), label, by, label_smoothing, "none").mean()
 
 
 def mse(model: nn.Module, batch: Batch) -> Tensor:

@@ -5,9 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from launcher.data import Batch, Data
 from launcher.errors import DataError, RecipeError, listed
+from launcher.rng import Int64s
+
+_IGNORED = -100
+"""A label that torch's cross entropy leaves out."""
 
 
 def check_batch(data: Data, part: str, batch: Batch) -> None:
@@ -24,6 +29,53 @@ def check_batch(data: Data, part: str, batch: Batch) -> None:
             if name == "label":
                 what = f"has label {value[sample]}, but there are {len(data.classes)} classes"
             raise DataError(f"sample {sample} of the {part} split {what}.")
+
+
+class NoOutput(DataError):  # noqa: N818
+    """A label for which the model has no output."""
+
+    def __init__(self, label: int, outputs: int, place: int) -> None:
+        """`place` is that of the sample in its micro-batch."""
+        self.place = place
+        self.what = (
+            f"has label {label}, but the model gives {outputs} outputs, for labels from 0 to "
+            f"{outputs - 1}"
+        )
+        super().__init__(f"sample {place} of a micro-batch {self.what}.")
+
+    def of(self, split: str, samples: Int64s) -> DataError:
+        """The same of a sample by its number; `samples` are those of the micro-batch."""
+        return DataError(f"sample {samples[self.place]} of the {split} split {self.what}.")
+
+
+@contextmanager
+def numbered(split: str, samples: Int64s) -> Iterator[None]:
+    """Name a sample whose label has no output by its number in the split."""
+    try:
+        yield
+    except NoOutput as error:
+        raise error.of(split, samples) from None
+
+
+def entropy(
+    logits: Tensor, label: Tensor, weight: Tensor | None = None, label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:  # fmt: skip
+    """torch's cross entropy. Raises NoOutput where a CPU would name no sample; a GPU finds out
+    when it is too late to ask."""
+    try:
+        return F.cross_entropy(
+            logits, label, weight, label_smoothing=label_smoothing, reduction=reduction
+        )
+    except IndexError:
+        if logits.ndim != 2 or label.ndim != 1:
+            raise
+        outputs = logits.shape[1]
+        wrong = (((label < 0) & (label != _IGNORED)) | (label >= outputs)).nonzero().flatten()
+        if not len(wrong):
+            raise
+        place = int(wrong[0])
+        raise NoOutput(int(label[place]), outputs, place) from None
 
 
 def of_one_shape(output: Tensor, target: Tensor, who: str) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from launcher.data import Batch
-from launcher.matching import of_one_shape, part
+from launcher.matching import entropy, of_one_shape, part
 
 _INSTEAD = "metrics=metrics.regression or metrics of its own"
 
@@ -17,7 +17,7 @@ def classification(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     label = part(batch, "label", "metrics.classification (the default)", _INSTEAD)
     logits = model(batch["image"]).float()
     return {
-        "loss": F.cross_entropy(logits, label, reduction="none"),
+        "loss": entropy(logits, label, reduction="none"),
         "accuracy": (logits.argmax(1) == label).float(),
     }
 

@@ -25,6 +25,7 @@ from launcher.buffers import StepAverage
 from launcher.build import Parts
 from launcher.data import Batch
 from launcher.layout import computing
+from launcher.matching import NoOutput
 from launcher.modes import remembered
 from launcher.plan import Seeds, Ticket
 
@@ -61,7 +62,10 @@ class Passes:
                 self._begin(ticket)
                 buffers.begin_pass()
                 with _SYNC if number == self._passes else world.no_sync(self.wrapped):
-                    loss = self.compute(batch)
+                    try:
+                        loss = self.compute(batch)
+                    except NoOutput as error:
+                        raise error.of("train", ticket.samples) from None
                 buffers.end_pass()
                 losses.append(loss.detach())
         buffers.end_step(world.total)
