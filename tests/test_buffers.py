@@ -201,3 +201,51 @@ def test_a_mask_of_minus_infinity_keeps_its_bits() -> None:
     average.end_step(None)
     assert torch.equal(model.get_buffer("mask"), mask)
     assert model.get_buffer("running_mean").isfinite().all()
+
+
+def averaged(first: Tensor, *passes: list[Tensor], processes: int = 1) -> list[Tensor]:
+    """A buffer after each step, of which the passes, one list a step, set it to these values."""
+    model = nn.BatchNorm1d(2)
+    model.register_buffer("best", first)
+    average, found = StepAverage(model, len(passes[0]), processes), []
+    for values in passes:
+        average.begin_step()
+        for value in values:
+            average.begin_pass()
+            model(torch.randn(4, 2))
+            model.best = torch.minimum(model.get_buffer("best"), value)
+            average.end_pass()
+        average.end_step(lambda part: part * processes)  # as if all processes had the same
+        found.append(model.get_buffer("best").clone())
+    assert model.get_buffer("running_mean").isfinite().all()
+    return found
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_minimum_that_begins_at_infinity_becomes_the_mean_of_the_new_values(
+    processes: int,
+) -> None:
+    steps = [torch.tensor([1.0, 5.0]), torch.tensor([3.0, torch.inf])], [torch.zeros(2)] * 2
+    one, other = averaged(torch.full((2,), torch.inf), *steps, processes=processes)
+    assert one.tolist() == [2, torch.inf]
+    assert other.tolist() == [0, 0]
+
+
+def test_what_becomes_infinite_in_a_later_step_stays_so() -> None:
+    """Infinity less itself, a step later, is no number."""
+    lowest, low = torch.tensor(-torch.inf), torch.tensor(-1.0)
+    found = averaged(torch.tensor(0.0), [low, low], [low, lowest], [low, low], [lowest, low])
+    assert [float(value) for value in found] == [-1, -torch.inf, -torch.inf, -torch.inf]
+
+
+def test_complex_buffers_are_averaged_part_by_part() -> None:
+    model = nn.Module()
+    model.register_buffer("phase", torch.tensor([complex(torch.inf, 1), 1j]))
+    average = StepAverage(model, 2, 1)
+    average.begin_step()
+    for value in (1.0, 3.0):
+        average.begin_pass()
+        model.phase = torch.tensor([complex(value, value), complex(value, 0)])
+        average.end_pass()
+    average.end_step(None)
+    assert model.get_buffer("phase").tolist() == [2 + 2j, 2 + 0j]
