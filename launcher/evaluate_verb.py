@@ -13,9 +13,9 @@ from launcher.build import Parts
 from launcher.connect import connect
 from launcher.errors import LauncherError
 from launcher.explain import cause, explained, no_silent_exit
+from launcher.parent import die_with_parent
 from launcher.reopen import Run
 from launcher.state import State
-from launcher.stop import die_with_parent
 
 USAGE = """\
 Usage: launcher evaluate RUN [step=N|best|last] [key=value]... [--json]

@@ -9,14 +9,15 @@ A forked worker has the source already. One that is spawned gets the recipe's pa
 hyperparameters as JSON and calls `recipe.data` itself: nothing of a recipe is pickled.
 """
 
-import ctypes
+import multiprocessing
+import os
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,10 +27,10 @@ from torch.utils.data import DataLoader
 from launcher import recipe, settings, sources, storage
 from launcher.data import Batch, Drawn, Source, Task, gathered
 from launcher.errors import DataError, LauncherError
+from launcher.parent import die_with_parent
 
 PREFETCH: Final = 2
 """Micro-batches that each worker makes ahead."""
-_PR_SET_PDEATHSIG: Final = 1
 _SHARED: Final = Path("/dev/shm")
 
 
@@ -115,6 +116,9 @@ class Loader:
         self._tasks = _Tasks()
         self._loader: DataLoader[Any] | None = None
         if workers and isinstance(source, Drawn):
+            way = start_method or multiprocessing.get_start_method()
+            # A fork server stands between, and ends when this process does.
+            parent = None if way == "forkserver" else os.getpid()
             self._loader = _Quiet(
                 _Maker(source, origin, seed),  # type: ignore[arg-type]
                 batch_size=None,
@@ -124,7 +128,7 @@ class Loader:
                 persistent_workers=True,
                 pin_memory=pin,
                 timeout=timeout,
-                worker_init_fn=_begin_worker,
+                worker_init_fn=partial(_begin_worker, parent),
                 generator=torch.Generator(),  # its own: the global one is not to be drawn from
                 multiprocessing_context=start_method,
             )
@@ -210,9 +214,8 @@ def _free() -> int:
     return storage.free(_SHARED)
 
 
-def _begin_worker(number: int) -> None:
+def _begin_worker(parent: int | None, number: int) -> None:
     """Signals are the training process's to obey; without it a worker has nothing to live for."""
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(ignored, signal.SIG_IGN)
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent(signal.SIGKILL, parent)

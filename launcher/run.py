@@ -14,6 +14,7 @@ from launcher.connect import connect
 from launcher.errors import LauncherError
 from launcher.explain import cause, exit_code, explained, no_silent_exit
 from launcher.fitting import fitted
+from launcher.parent import die_with_parent
 from launcher.recipe import Loaded, load
 from launcher.record import Record
 from launcher.request import Request
@@ -21,7 +22,7 @@ from launcher.saver import Saver
 from launcher.screen import Screen
 from launcher.settings import Hparams, Origins
 from launcher.state import State
-from launcher.stop import Stop, die_with_parent
+from launcher.stop import Stop
 from launcher.strategy import World
 from launcher.track import Tracker
 from launcher.train import stopped_early, train

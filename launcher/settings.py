@@ -71,7 +71,7 @@ class RunSettings:
     mirror: str | None = None
     """A URL (http, https, file) that data sets are downloaded from first, laid out as data_dir:
     URL/MNIST/raw/train-images-idx3-ubyte.gz, URL/cifar-10-python.tar.gz."""
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    workers: Annotated[int, Field(ge=0, le=1024)] | Literal["auto"] = "auto"
     """Loader processes per training process. Data in memory needs none."""
     resident: bool | Literal["auto"] = "auto"
     """Keep data that is in memory on the device: auto (when it takes at most a quarter of the

@@ -11,10 +11,8 @@ and all of them stop, or save, after the same step.
 Before a run takes signals so, they are obeyed as in `launcher.early`.
 """
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -31,7 +29,6 @@ from launcher.errors import INTERRUPTED
 
 EVERY: Final = 4
 """Steps between two questions: a signal is obeyed after at most twice as many."""
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Asked(IntEnum):
@@ -129,17 +126,3 @@ class Stop:
         self._pending.wait()
         self._pending = None
         return Asked(int(self._value))
-
-
-def die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the process that launched this one is gone.
-
-    `accelerate launch` with one process does not pass SIGTERM on, and a killed agent leaves its
-    processes training, unseen.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before we asked
-        os.kill(os.getpid(), signal.SIGTERM)

@@ -33,7 +33,7 @@ FLOORS: list[set[str]] = [
     | {"answers", "interface", "early"}
     | {"inventory", "documents", "png", "outcome"}
     | {"overview", "find", "changes", "account", "asked", "records"}
-    | {"request", "outline", "validate"}
+    | {"request", "outline", "validate", "parent"}
     | {
         "secret",
         "login",

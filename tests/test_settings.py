@@ -138,6 +138,7 @@ def test_a_bad_value_is_refused_with_what_it_must_be_and_where_it_is(
     ("argument", "words"),
     [
         ("workers=-1", "greater than or equal to 0"),
+        ("workers=3000", "less than or equal to 1024"),
         ("workers=true", "'auto'"),
         ("workers=some", "'auto'"),
         ("resident=no", "'auto'"),
