@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from launcher import checkpoint, ema, exported, recipe, reopen, sources, uncompiled
 from launcher.connect import connect
 from launcher.data import Data
-from launcher.errors import LauncherError, RecipeError, SettingsError
+from launcher.errors import LauncherError, OutOfMemoryError, RecipeError, SettingsError
 from launcher.launch import Launch
 from launcher.modes import evaluating
 from launcher.reopen import Run
@@ -63,8 +63,8 @@ class Network:
 def opened(run: Run, wanted: str) -> Iterator[Network]:
     """A run's model with the weights of a checkpoint, in this process alone.
 
-    Raises what `reopen` and the recipe's functions raise, and DataError when the recipe needs a
-    data set that is not here.
+    Raises what `reopen` and the recipe's functions raise, DataError when the recipe needs a data
+    set that is not here, and OutOfMemoryError, also for what is done with it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SettingsError("this verb works in one process: start it without a launcher.")
@@ -73,6 +73,13 @@ def opened(run: Run, wanted: str) -> Iterator[Network]:
     world = connect(Launch(), hparams, replace(run.settings, strategy="ddp"))
     try:
         yield _network(run, wanted, world, remark)
+    except Exception as error:
+        if not recipe.out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"out of memory with the model of {run.folder}: {f'{error}' or type(error).__name__} "
+            f"It needs a machine, or a device, with more."
+        ) from error
     finally:
         world.close()
 

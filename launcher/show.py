@@ -12,6 +12,7 @@ from launcher import describe, screen, settings
 from launcher.build import Parts, build
 from launcher.connect import connect
 from launcher.errors import DataError
+from launcher.explain import explained
 from launcher.layers import scalar
 from launcher.layout import size
 from launcher.modes import evaluating
@@ -54,6 +55,11 @@ def show(request: Request, *, as_json: bool) -> None:
             screen.text(json.dumps(document(request, parts, origins, found, needs), indent=1))
         else:
             tables(request, parts, found, needs)
+    except Exception as error:
+        reason = explained(loaded.path, hparams, None, error)
+        if reason is error:
+            raise
+        raise reason from error
     finally:
         world.close()
 

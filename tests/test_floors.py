@@ -202,7 +202,7 @@ BESIDE: dict[str, set[str]] = {
     "rehearsal": {"describe", "resume"},
     "own_loop": {"cli", "describe", "explain", "help", "own_steps", "resume"},
     "own_steps": {"describe", "resume", "run"},
-    "show": {"describe", "run"},
+    "show": {"describe", "explain", "run"},
     "reopen": {"describe", "resume"},
     "network": {"reopen"},
     "export_verb": {"export_readme", "network", "onnx_graph", "reopen"},

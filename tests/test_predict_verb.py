@@ -298,6 +298,21 @@ def test_a_file_with_an_equals_sign_is_a_file() -> None:
     assert predict_verb._is_setting("data_dir=/x")
 
 
+def test_memory_that_runs_out_ends_with_10(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SMALL", "")
+    trained(
+        "class Large(models.MLP):\n    def forward(self, x):\n"
+        "        return super().forward(x) if 'SMALL' in os.environ else torch.empty(1 << 50)\n\n\n"
+        "def model(hparams, data): return Large(16, len(data.classes), (4,))"
+    )
+    monkeypatch.delenv("SMALL")
+    (image, *_) = saved(synthetic("test", 1, SHAPE, 4), "images")
+    assert command("predict", "one", image) == 10
+    assert "out of memory with the model of" in capsys.readouterr().err
+
+
 def test_a_reader_who_leaves_ends_nothing_badly() -> None:
     """`launcher predict ... | head -1`."""
     trained()

@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import command, write_recipe
 
-from launcher import checkpoint, describe, held, report, resume, storage, train
+from launcher import checkpoint, describe, held, login, report, resume, storage, train
 from launcher.build import build
 from launcher.data import Batch, Data, feed
 from launcher.meter import Meter
@@ -519,6 +519,16 @@ def test_a_dry_run_beside_training_says_that_the_folder_is_in_use(
     monkeypatch.setattr(held, "owner", lambda path: 4711)
     start("--dry-run", code=8)
     assert "the run folder checkpoints/r is in use" in stopped()
+
+
+def test_a_dry_run_is_refused_a_tracker_that_the_command_would_be(
+    stopped: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that the command would begin. Before the step: that is known at once."""
+    monkeypatch.setattr(login, "logged_in", lambda environ: False)
+    for switch in ("--dry-run", "--resume=auto"):
+        start("wandb=online", switch, code=2)
+        assert "wandb=online, and nobody is logged in" in stopped()
 
 
 # ── between a decision and the lock ─────────────────────────────────────────────────────────────

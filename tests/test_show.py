@@ -161,6 +161,13 @@ def test_what_a_run_would_refuse_is_refused(
     assert files() == before
 
 
+@pytest.mark.parametrize("where", ["data(hparams)", "model(hparams, data)", "loss(model, batch)"])
+def test_memory_that_runs_out_is_no_bug(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As training says it; `widths=[1000000000]` is easily asked for."""
+    assert command("show", write_recipe(f"def {where}: torch.empty(1 << 50)")) == 10
+    assert "out of memory with micro_batch_size=none and batch_size=16" in capsys.readouterr().err
+
+
 def test_settings_are_shown_where_the_data_cannot_be_had(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
