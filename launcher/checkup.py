@@ -52,6 +52,12 @@ def findings(folder: Path, data_dir: Path) -> Iterator[Finding]:
     yield _versions()
     yield _start()
     yield _hidden_config()
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # without it torch's libraries end the program as they are loaded
+        yield Finding("current folder", "fails", "it was deleted", "go to one that is there: "
+                      "nothing else was looked at", SettingsError)  # fmt: skip
+        return
     yield _disk(folder)
     yield _shared_memory()
     yield from _data_sets(data_dir)

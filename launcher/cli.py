@@ -35,6 +35,8 @@ OWN: Mapping[str, str] = {  # verbs that read their own arguments, each in a fil
     "report": "report_verb",
     "completion": "completion_verb",
 }
+ANYWHERE = ("doctor", "completion")
+"""Verbs that need no current folder: one says if it is missing, one completes words."""
 VERBS = ("train", "show", *OWN)
 
 
@@ -100,6 +102,8 @@ def _dispatch(given: list[str]) -> int:
 
 def _run_own(verb: str, given: list[str]) -> None:
     """A verb whose file is imported only now, and with it what it needs."""
+    if verb not in ANYWHERE and not {"-h", "--help"} & {*given}:
+        _refuse_a_deleted_folder()
     parser = _Parser(prog=f"launcher {verb}", add_help=False, allow_abbrev=False)
     name = f"launcher.{OWN[verb]}"
     if verb not in asked.VERBS:
@@ -125,6 +129,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parse(given: Sequence[str]) -> tuple[Request, bool]:
     """Arguments after the verb. Raises SettingsError with everything that is wrong by now."""
+    _refuse_a_deleted_folder()
     parser = _Parser(prog="launcher", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--config", action="append", type=asked.path, default=[])
@@ -183,6 +188,16 @@ def _count(word: str) -> int:
     if word.isascii() and word.isdecimal() and int(word[:9]) > 0 and len(word) < 9:
         return int(word)
     raise SettingsError(f"--profile {word[:80]}: give the number of steps to look at, from 1.")
+
+
+def _refuse_a_deleted_folder() -> None:
+    """Raises SettingsError: there nothing is found, and nothing can be written."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise SettingsError(
+            "the current folder was deleted: go to one that is there, and give the command again."
+        ) from error
 
 
 def _resolved(folder: Path) -> Path:

@@ -218,6 +218,32 @@ def test_a_loss_that_is_not_finite_ends_with_code_6(capsys: pytest.CaptureFixtur
     assert (status["state"], status["code"]) == ("failed", 6)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([MLP, "dataset=digits"], 2),
+        (["show", MLP], 2),
+        (["runs"], 2),
+        (["data", "--json"], 2),
+        (["predict", "run", "x.png"], 2),
+        (["runs", "--help"], 0),
+        (["--help"], 0),
+        (["--version"], 0),
+    ],
+    ids=str,
+)
+def test_a_deleted_current_folder_is_said(
+    arguments: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Where nothing is, `launcher runs` found no run."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.main(arguments) == code
+    assert ("the current folder was deleted: go to" in capsys.readouterr().err) == (code == 2)
+
+
 def test_a_bug_keeps_its_traceback_and_ends_with_70(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,15 @@ def test_a_disk_that_refuses_fails_with_its_code(
     assert "Input/output error" in seen["disk"]["found"]
 
 
+def test_a_current_folder_that_was_deleted_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert found(capsys, code=2)["current folder"]["verdict"] == "fails"
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_damaged_data_set_fails_with_its_code(capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path("data/cifar-10-batches-py")
