@@ -54,6 +54,7 @@ def guarded(work: Callable[[], int]) -> int:
     try:
         return work()
     except LauncherError as error:
+        early.give_way()  # a signal while this waits to speak makes it no stop in good order
         _refuse(error)
         return error.code
     except Exception:

@@ -5,7 +5,17 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
-from launcher import checkpoint, describe, ending, places, rehearsal, resume, settings, storage
+from launcher import (
+    checkpoint,
+    describe,
+    early,
+    ending,
+    places,
+    rehearsal,
+    resume,
+    settings,
+    storage,
+)
 from launcher.account import read_status
 from launcher.agree import refuse_differences
 from launcher.build import Parts, build
@@ -69,6 +79,7 @@ def execute(request: Request) -> None:
             else:
                 attempt(request, parts, origins, identity, screen, tracker, held)
         except BaseException as error:
+            early.give_way()  # who was stopped since has failed all the same
             screen.stop()
             reason = cause(world, explained(loaded.path, hparams, parts, error))
             with suppress(LauncherError):  # of a disk that is gone: the reason is what matters

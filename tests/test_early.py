@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import HANGS, ROOT, write_recipe
+from conftest import HANGS, ROOT, command, write_recipe
 
 from launcher import early
 from launcher.stop import Stop
@@ -131,6 +132,26 @@ def test_a_run_that_has_its_signals_leaves_none_to_what_was_before() -> None:
         pass
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.set_wakeup_fd(-1) == -1
+
+
+@pytest.mark.parametrize(("module", "word", "code"), [("cli", "_refuse", 2), ("run", "cause", 3)])
+def test_who_has_failed_has_not_been_stopped(
+    module: str, word: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of several processes waits before it says why, and the launcher ends it meanwhile."""
+    write_recipe("def data(hparams): raise ValueError")
+    seen = []
+    home = import_module(f"launcher.{module}")
+    says = getattr(home, word)
+
+    def say(*given: object) -> object:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        return says(*given)
+
+    monkeypatch.setattr(home, word, say)
+    early.take()
+    assert command("tiny.py", "threads=1", *(["epochs=x"] if code == 2 else [])) == code
+    assert seen == [signal.SIG_DFL]
 
 
 def test_a_child_is_ended_by_its_signal_and_its_parent_is_not() -> None:
