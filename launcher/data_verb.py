@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def listing(root: Path, *, check: bool, as_json: bool) -> None:
     damaged = [(line.name, said) for line in lines for said in line.damaged]
     if check and damaged:
         names = " ".join(dict.fromkeys(name for name, _ in damaged))
-        advice = f"launcher data fetch {names} sets it aside and fetches it anew."
+        advice = f"{inventory.fetching(names, root)} sets it aside and fetches it anew."
         raise DataError(*(said for _, said in damaged), advice)
 
 
@@ -117,7 +118,13 @@ def _settings(words: Sequence[str]) -> tuple[Path, str | None]:
     if foreign:
         raise SettingsError(*foreign)
     found, _ = settings.resolve_run(given)
-    return Path(found.data_dir), found.mirror
+    if not found.data_dir:
+        raise SettingsError("data_dir= is empty: give the folder where data sets lie.")
+    root = Path(found.data_dir)
+    there = next(place for place in (root, *root.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise SettingsError(f"data_dir={root}: {there} is no folder. Give another one.")
+    return root, found.mirror
 
 
 def _size(count: int) -> str:

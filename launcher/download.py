@@ -81,8 +81,25 @@ def fetch(remote: Remote, target: Path, watch: Watch | None = None) -> Path:
                     f"{target.parent}. A run fetches it, and so does launcher data fetch "
                     f"{remote.dataset}."
                 )
+            _refuse_place(remote, target)
             _download(remote, target, watch or Lines())
     return target
+
+
+def _refuse_place(remote: Remote, target: Path) -> None:
+    """Raises StorageError, before a server is asked, where the file could not be written. What is
+    not there yet of the folder is not made: a download that fails at once leaves nothing."""
+    place = target.parent
+    while not os.path.lexists(place):
+        place = place.parent
+    rest = max(0, (remote.size or 0) - Partial(target).size)
+    try:
+        storage.probe(place, rest, f"{target.name} needs", "give another place")
+    except StorageError as error:
+        raise StorageError(
+            f"{remote.setting}={remote.dataset} is not here and cannot be fetched to "
+            f"{target.parent}: {error}"
+        ) from error
 
 
 @contextmanager

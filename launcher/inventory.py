@@ -1,11 +1,13 @@
 """Which data sets are here: where they lie, how large they are, and whether they are whole."""
 
 import importlib.util
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import provide
 from launcher.catalog import BUILT_IN, NAMES, SETS, DataSet
+from launcher.settings import RunSettings
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,19 @@ def line(dataset: DataSet, root: Path, check: bool) -> Line:
     if wrong:
         state = f"damaged: {', '.join(path.name for path in wrong)}"
     elif not whole:
-        state = f"not here: launcher data fetch {dataset.name}"
+        state = f"not here: {fetching(dataset.name, root)}"
     else:
         state = "here, checked" if check else "here"
     first = next((path.parent for path, _ in found if path), root / dataset.folder)
     size = sum(path.stat().st_size for path, _ in files)
     damaged = tuple(f"{path} is damaged: it {said}." for path, said in wrong.items())
     return Line(dataset.name, str(first), size, state, damaged)
+
+
+def fetching(names: str, root: Path) -> str:
+    """The command that fetches data sets to where they are looked for."""
+    given = "" if root == Path(RunSettings().data_dir) else f" data_dir={shlex.quote(f'{root}')}"
+    return f"launcher data fetch {names}{given}"
 
 
 def _built_in(name: str) -> Line:

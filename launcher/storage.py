@@ -219,13 +219,16 @@ def free(folder: Path) -> int:
         return disk.free(folder)
 
 
-def probe(folder: Path, needed: int) -> None:
+def probe(
+    folder: Path, needed: int, what: str = "a checkpoint needs",
+    instead: str = "train in another folder",
+) -> None:  # fmt: skip
     """Do once, small, what a save does. Raises StorageError when the disk would refuse a save of
     `needed` bytes: better before the first step than an hour later."""
     if (left := free(folder)) < needed + PROBE:
         raise StorageError(
-            f"{folder} has {left / 1e6:,.1f} MB left, and a checkpoint needs at least "
-            f"{(needed + PROBE) / 1e6:,.1f} MB. Free some space, or train in another folder."
+            f"{folder} has {left / 1e6:,.1f} MB left, and {what} at least "
+            f"{(needed + PROBE) / 1e6:,.1f} MB. Free some space, or {instead}."
         )
     trial = folder / f".tmp-probe-{secrets.token_hex(8)}"
     renamed = trial.with_name(f"{trial.name}-renamed")

@@ -1,5 +1,6 @@
 """`launcher data` and `launcher data fetch`, against a server that does what networks do."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 from conftest import HANGS, command, eventually, write_recipe
 
-from launcher import catalog, download, settings, transfer
+from launcher import catalog, download, settings, storage, transfer
 from launcher.catalog import DataSet, Packed, Piece
 from launcher.settings import RunSettings
 
@@ -177,6 +178,7 @@ def test_the_list_says_what_is_built_in_and_how_to_get_the_rest(
     out = capsys.readouterr().out
     for words in ("digits", "built in", "launcher data fetch cifar10", "mine/MNIST/raw", "kB"):
         assert words in out
+    assert "data_dir=mine" in out.split("not here: launcher data fetch cifar10")[1]
     assert not Path("mine").exists()
 
 
@@ -245,13 +247,56 @@ def test_the_verb_does_not_import_torch(arguments: list[str]) -> None:
         (["mnist"], "Use `launcher data fetch NAME`"),
         (["datadir=x"], "Did you mean 'data_dir'?"),
         (["--chekc"], "Did you mean '--check'?"),
+        (["data_dir=file"], "data_dir=file: file is no folder"),
+        (["fetch", "mnist", "data_dir=file/x"], "data_dir=file/x: file is no folder"),
+        (["data_dir="], "data_dir= is empty"),
     ],
 )
 def test_what_is_misspelt_is_answered_with_what_was_meant(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("file").touch()
     assert command("data", *arguments) == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_advice_is_for_the_folder_that_was_looked_at(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fetch(server, "data_dir=my sets") == 0
+    Path("my sets", BIG).write_bytes(b"x" * WHOLE)
+    assert command("data", "--check", "data_dir=my sets") == 4
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "launcher data fetch mnist data_dir='my sets' sets it aside" in said
+
+
+@pytest.mark.parametrize("method", ["mkdir", "free"])
+def test_where_nothing_can_be_written_no_server_is_asked(
+    method: str,
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Refusing(storage.Disk):
+        def free(self, path: Path) -> int:
+            return 0 if method == "free" else super().free(path)
+
+        def mkdir(self, path: Path) -> None:
+            if method == "mkdir":
+                raise PermissionError(errno.EACCES, "Permission denied")
+            super().mkdir(path)
+
+    monkeypatch.setattr(storage, "disk", Refusing())
+    assert fetch(server, "data_dir=mine") == 7
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "dataset=mnist is not here and cannot be fetched to mine/MNIST/raw: " in said
+    assert ("give another place" if method == "free" else "Permission denied") in said
+    assert server.asked == []
+    assert not Path("mine").exists()
+    monkeypatch.setattr(storage, "disk", storage.Disk())
+    assert fetch(server) == 0
+    monkeypatch.setattr(storage, "disk", Refusing())
+    assert fetch(server) == 0, "what is here needs no place"
 
 
 def test_the_example_of_the_help_works(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,7 +114,7 @@ BESIDE: dict[str, set[str]] = {
     "download": {"catalog", "errors", "held", "mirrors", "partial", "storage", "transfer"},
     "unpack": {"errors", "storage"},
     "provide": {"catalog", "download", "errors", "storage", "unpack"},
-    "inventory": {"catalog", "provide"},
+    "inventory": {"catalog", "provide", "settings"},
     "changes": {"layers"},
     "account": {"documents", "errors"},
     "overview": {"documents", "errors", "held", "layers", "records", "storage"},
