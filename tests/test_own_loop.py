@@ -262,6 +262,21 @@ def test_what_would_be_lost_is_refused_after_the_first_step() -> None:
     assert outcome()["metrics"] == []
 
 
+@pytest.mark.parametrize("place", ["prepare", "before"])
+def test_first_draws_of_pythons_are_seeded_and_those_of_a_step_are_said_once(
+    place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = "import random; print('drew', random.random())"
+    found = []
+    for number in range(2):
+        random.seed(number)
+        assert command("--fresh", **{place: draw}) == 0
+        shown = capsys.readouterr().out
+        found += [line for line in shown.splitlines() if line.startswith("drew")][:1]
+        assert shown.count("a step draws from Python's random") == (place == "before")
+    assert found[0] == found[1]
+
+
 def test_several_processes_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
