@@ -14,7 +14,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from launcher.screen import Screen, table
@@ -77,11 +77,15 @@ def window(steps: int, rounds: int, *, shown: bool) -> tuple[float, float]:
     return steps / took, steps / worked
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--windows", type=int, default=21, help="pairs of windows")
     parser.add_argument("--steps", type=int, default=1000, help="steps in a window")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
+    if asked.windows < 2:
+        parser.error(f"--windows {asked.windows}: give at least 2, which quartiles need.")
+    if asked.steps < 1:
+        parser.error(f"--steps {asked.steps}: give at least 1.")
     os.environ |= {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
     rounds = calibrated()
     ratios: dict[str, list[float]] = {"the clock": [], "processor time": []}

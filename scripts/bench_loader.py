@@ -16,10 +16,12 @@ median step; beside it DataLoader, whose workers stay too, but make nothing ahea
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ from launcher.loader import PREFETCH, Loader, Origin
 from launcher.plan import Plan
 from launcher.rng import SampleRng
 
+LEAST = 4 * 32
+"""Photographs: an epoch of four batches."""
 CPU = torch.device("cpu")
 Batches = Generator[int, None, None]
 """Images in each batch, for ever."""
@@ -192,7 +196,30 @@ def _seconds_a_batch(batches: Batches, workers: int) -> float:
     return (time.perf_counter() - began) / some
 
 
-def main() -> int:
+def complaint(asked: argparse.Namespace) -> str | None:
+    """What is wrong with the command line, before anything is measured; None for nothing."""
+    if not (asked.data or asked.photos):
+        return "give --data, --photos or both"
+    if asked.data and not (asked.data / "cifar-10-batches-py").is_dir():
+        return f"--data {asked.data}: there is no cifar-10-batches-py in it."
+    if asked.photos:
+        photos = (path for path in asked.photos.glob("*/**/*") if path.is_file())
+        if len(list(islice(photos, LEAST))) < LEAST:
+            return f"--photos {asked.photos}: there are fewer than {LEAST} files in class folders."
+    least = {"windows": 2, "threads": 1, "epochs": 2}  # quartiles need two, an epoch's end too
+    for option, number in least.items():
+        if getattr(asked, option) < number:
+            return f"--{option} {getattr(asked, option)}: give at least {number}."
+    if not 0 < asked.seconds < math.inf:
+        return f"--seconds {asked.seconds:g}: give more than 0."
+    if min(asked.workers) < 0:
+        return f"--workers {min(asked.workers)}: give 0 or more."
+    if asked.json and (not asked.json.parent.is_dir() or asked.json.is_dir()):
+        return f"--json {asked.json}: there is no folder {asked.json.parent}, or it is a folder."
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--data", type=Path, help="a data_dir with CIFAR-10")
     parser.add_argument("--photos", type=Path, help="a folder of class folders with photographs")
@@ -202,9 +229,9 @@ def main() -> int:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=20, help="whose ends are looked at")
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
-    if not (asked.data or asked.photos):
-        parser.error("give --data, --photos or both")
+    asked = parser.parse_args(arguments)
+    if wrong := complaint(asked):
+        parser.error(wrong)
     torch.set_num_threads(asked.threads)
     found: dict[str, dict[str, Measured]] = {"rates": {}, "ends": {}}
     if asked.data:

@@ -26,6 +26,8 @@ from rich.console import Console
 from rich.text import Text
 
 from launcher import report
+from launcher.cli import guarded
+from launcher.errors import SettingsError
 from launcher.find import run_folder
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "pictures"
@@ -46,14 +48,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of_terminal = kinds.add_parser("terminal", help="a run that goes on")
     of_terminal.add_argument("--seconds", type=float, default=20.0, help="after which it is taken")
     found, rest = parser.parse_known_args(arguments)
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    if not FOLDER.is_dir():
+        parser.error(f"there is no folder {FOLDER} for the picture: make it")
+    return guarded(lambda: _take(found, rest))
+
+
+def _take(found: argparse.Namespace, rest: Sequence[str]) -> int:
+    """The picture that is asked for. Raises SettingsError for what is not there."""
     if found.kind == "terminal":
+        if shutil.which("tmux") is None:
+            raise SettingsError("tmux is needed, and is not there.")
         picture_of_terminal(rest, found.seconds, FOLDER / "terminal.svg")
         return 0
+    if rest:
+        raise SettingsError(f"pictures.py report takes one run: not {' '.join(rest)}.")
+    folder = run_folder(found.run)
     browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
     if browser is None:
-        parser.error(f"a browser is needed: {', '.join(BROWSERS)}; none is there")
-    picture_of_report(run_folder(found.run), browser, FOLDER / "report.png")
+        raise SettingsError(f"a browser is needed: {', '.join(BROWSERS)}; none is there.")
+    picture_of_report(folder, browser, FOLDER / "report.png")
     return 0
 
 
