@@ -337,6 +337,7 @@ def test_the_loader_suite_wants_data(capsys: pytest.CaptureFixture[str]) -> None
         ("--suite loader --only lenet-128", "the suite loader has no rows to choose from"),
         ("--data nowhere", "--data nowhere: there is no such folder"),
         ("--windows 0", "--windows 0: give at least 1"),
+        ("--suite loader --windows 1", "--windows 1: give at least 2"),
         ("--workers 0 -1", "--workers -1: give 0 or more"),
         ("--json no/b.json", "--json no/b.json: there is no folder no"),
         ("--plot b.txt", "--plot b.txt: give a name that ends in .png, .pdf or .svg"),

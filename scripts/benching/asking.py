@@ -46,8 +46,9 @@ def _complaints(asked: Namespace) -> Iterator[str]:
             yield f"--{option} {folder}: there is no such folder."
     for option in ("windows", "steps"):
         number = getattr(asked, option)
-        if number is not None and number < 1:
-            yield f"--{option} {number}: give at least 1."
+        least = 2 if (asked.suite, option) == ("loader", "windows") else 1  # of quartiles
+        if number is not None and number < least:
+            yield f"--{option} {number}: give at least {least}."
     if min(asked.workers) < 0:
         yield f"--workers {min(asked.workers)}: give 0 or more."
     if asked.json is not None and (not asked.json.parent.is_dir() or asked.json.is_dir()):
