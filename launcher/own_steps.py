@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from launcher import describe, draws, generators, imported, resume, rng, sources, storage
 from launcher.connect import connect
 from launcher.data import Batch, Data, feed
-from launcher.errors import Preempted, RecipeError
+from launcher.errors import Preempted, RecipeError, listed
 from launcher.guard import not_finite
 from launcher.kept import Kept, own_memory, refuse
 from launcher.layout import size
@@ -35,6 +35,7 @@ from launcher.train import ask_by_clock, due, log_interval
 
 H = TypeVar("H", bound=Hparams)
 _BETWEEN_LINES: Final = 5.0
+_PLACE: Final = frozenset({"step", "epoch", "seconds"})
 
 
 class OwnLoop(Generic[H]):
@@ -145,7 +146,12 @@ class OwnLoop(Generic[H]):
 
     def note(self, values: Mapping[str, Tensor | float]) -> None:
         """Numbers of this step, as `train/NAME`. They are read, and the host waits for the device,
-        only where a line of metrics is due: in every `log_every`-th step and the last."""
+        only where a line of metrics is due: in every `log_every`-th step and the last. Raises
+        RecipeError for a name that the line has already."""
+        if not _PLACE.isdisjoint(values):
+            names = listed(sorted(_PLACE & values.keys()))
+            raise RecipeError(f"loop.note: every line of metrics has {names} of its own. Give "
+                              f"another name, as train/NAME.")  # fmt: skip
         self._noted = values
 
     def __enter__(self) -> "OwnLoop[H]":
@@ -226,7 +232,7 @@ class OwnLoop(Generic[H]):
         self.state.scores = dict(values)
         self.state.records += 1
         place = {"step": self.state.step, "epoch": self.state.step / self.plan.steps_per_epoch}
-        line = {**place, "seconds": self._meter.seconds(), **values, **self._meter.pace()}
+        line = {**place, "seconds": self._meter.seconds(), **self._meter.pace(), **values}
         assert self._record is not None, "steps has begun"
         self._record.metrics(line)
         self._meter.restart()

@@ -313,6 +313,13 @@ def test_a_script_may_note_under_any_name(
     shown = r" +(\S+ +)?0\.2500" if any("/" in name for name in names) else r"\s"
     assert re.search(f"4/8{shown}", out), out
     assert re.search(f"8/8{shown}", out), out
+    lines = Path("checkpoints/r/metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)[name] == 0.25 for line in lines for name in names)
+
+
+def test_a_script_may_not_note_what_every_line_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(after='loop.note({"seconds": 1.0, "train/a": 2.0, "step": 3})') == 3
+    assert "every line of metrics has seconds, step of its own. Give another" in one_line(capsys)
 
 
 def test_the_overview_knows_the_command_that_continues() -> None:
