@@ -77,7 +77,7 @@ class AccelerateLoader:
     """A checkpoint of Accelerate with a schedule and an object of the user's, and `load_state`."""
 
     def __init__(self, run: Path, seed: int) -> None:
-        logging.disable(logging.WARNING)
+        logging.getLogger("accelerate").setLevel(logging.ERROR)
         self.folder = run / "state"
         self._seed = seed
         self._accelerator = Accelerator(cpu=True)

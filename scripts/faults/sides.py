@@ -33,7 +33,8 @@ SUBJECTS: dict[str, Callable[[Path, int], Subject]] = {
 
 
 def _save_on(subject: Subject, say: Say) -> None:
-    logging.disable(logging.WARNING)  # Accelerate tells of each checkpoint that it deletes
+    # It tells of each checkpoint that it deletes.
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
     for step in range(1, _MOST_STEPS):
         subject.save(step)
         say(step.to_bytes(4))
