@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from outputs import no_place
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision import datasets, transforms
 from torchvision.transforms import v2
@@ -214,8 +215,8 @@ def complaint(asked: argparse.Namespace) -> str | None:
         return f"--seconds {asked.seconds:g}: give more than 0."
     if min(asked.workers) < 0:
         return f"--workers {min(asked.workers)}: give 0 or more."
-    if asked.json and (not asked.json.parent.is_dir() or asked.json.is_dir()):
-        return f"--json {asked.json}: there is no folder {asked.json.parent}, or it is a folder."
+    if asked.json and (wrong := no_place("--json", asked.json)):
+        return wrong
     return None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from outputs import no_place
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tuning import DEEPER, TIE, Found, quartiles
@@ -211,8 +212,8 @@ def can_plot(path: Path) -> None:
     """Raises SettingsError when a picture could not be written there: better now than later."""
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise SettingsError(f"--plot {path}: give a name that ends in .png, .pdf or .svg.")
-    if not path.parent.is_dir() or path.is_dir():
-        raise SettingsError(f"--plot {path}: there is no folder {path.parent}, or it is a folder.")
+    if wrong := no_place("--plot", path):
+        raise SettingsError(wrong)
     try:
         import matplotlib as matplotlib
     except ImportError as error:

@@ -4,6 +4,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from outputs import no_place
 from tuning_report import can_plot
 
 from benching import overhead, saving, scaling, startup
@@ -51,8 +52,8 @@ def _complaints(asked: Namespace) -> Iterator[str]:
             yield f"--{option} {number}: give at least {least}."
     if min(asked.workers) < 0:
         yield f"--workers {min(asked.workers)}: give 0 or more."
-    if asked.json is not None and (not asked.json.parent.is_dir() or asked.json.is_dir()):
-        yield f"--json {asked.json}: there is no folder {asked.json.parent}, or it is a folder."
+    if asked.json is not None and (wrong := no_place("--json", asked.json)):
+        yield wrong
     if asked.plot is not None:
         try:
             can_plot(asked.plot)
